@@ -1,0 +1,76 @@
+"""What a machine needs of an engine: run one iteration over a paged KV cache.
+
+The worker's machine scheduler decides what runs (``Work``), owns the blocks, and calls ``step``
+once an iteration from one thread. The engine decides nothing.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from splitwise.engine.sampling import Sample, SamplingParams
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.memory import CacheMemory
+
+LayerCallback = Callable[[int], None]
+"""Called on the engine's thread with a layer's index once that layer's new keys and values are
+written (on a GPU: queued on the current stream), before the layer's attention is computed."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the rest of the system must know of a model."""
+
+    name: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    vocab_size: int
+    max_context_tokens: int
+
+
+@dataclass
+class Work:
+    """One request's share of an iteration.
+
+    ``tokens`` run at positions ``start``, ``start + 1``, ...; keys and values of the positions
+    before ``start`` are in the cache already. ``blocks`` is the block table of the whole request
+    and covers ``start + len(tokens)`` positions. A prompt has ``start == 0`` and all its tokens,
+    a decode exactly one token. Both kinds may share an iteration.
+
+    ``history`` is the prompt and all output so far (``tokens`` included); its first
+    ``prompt_tokens`` entries are the prompt. Only penalties read it.
+    ``sample`` False skips the output head (a prompt chunk that is not the last).
+    """
+
+    tokens: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+    sampling: SamplingParams
+    history: Sequence[int]
+    prompt_tokens: int
+    sample: bool = True
+
+
+class Engine(ABC):
+    """A model on one machine, with its paged KV cache."""
+
+    model: ModelInfo
+    layout: CacheLayout
+    memory: CacheMemory
+    """The cache as the transfer layer sees it: ``layout.total_bytes`` bytes."""
+
+    @abstractmethod
+    def step(
+        self, work: Sequence[Work], on_layer: LayerCallback | None = None
+    ) -> list[Sample | None]:
+        """Run one iteration and sample one token for each entry that asks for it.
+
+        The token sampled for an entry sits at position ``start + len(tokens)``, which with the
+        request's seed keys the draw.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the cache memory back."""

@@ -1,0 +1,45 @@
+"""How the next token is chosen, as a request states it. Light: the gateway imports this too."""
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Sampling settings of one request, validated at the gateway.
+
+    Names, meanings and order of application are those of vLLM's ``SamplingParams``: penalties,
+    temperature, then top-k, top-p and min-p. ``temperature`` 0 is greedy. ``seed`` is always set
+    (the gateway draws one where the client names none), because a draw is keyed by
+    ``(seed, position)`` so that a replay on another machine gives the same tokens.
+    ``logprobs`` is the number of alternatives to report a token; None reports nothing at all.
+    Log-probabilities are those of the raw logits, before penalties and temperature.
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 means all tokens."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and output."""
+    presence_penalty: float = 0.0
+    """Over output only."""
+    frequency_penalty: float = 0.0
+    """Over output only."""
+    logprobs: int | None = None
+
+    @property
+    def has_penalties(self) -> bool:
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+
+class Sample(msgspec.Struct, array_like=True, omit_defaults=True):
+    """One sampled token. ``top`` holds (token, logprob) pairs, most likely first."""
+
+    token: int
+    logprob: float | None = None
+    top: list[tuple[int, float]] | None = None

@@ -1,0 +1,41 @@
+"""The shape of a paged KV cache in memory: the one thing sender and receiver must agree on."""
+
+import msgspec
+
+
+class CacheLayout(msgspec.Struct, frozen=True):
+    """A cache is ``layers x blocks`` chunks of ``block_bytes``, layer after layer.
+
+    One chunk holds the keys and the values of ``block_tokens`` tokens in one layer. What lies
+    inside a chunk is the engine's business; a transfer moves whole chunks. Blocks that follow
+    each other are contiguous within a layer.
+    """
+
+    layers: int
+    blocks: int
+    block_tokens: int
+    block_bytes: int
+
+    @property
+    def layer_bytes(self) -> int:
+        return self.blocks * self.block_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.layers * self.layer_bytes
+
+    def offset_bytes(self, layer: int, block: int) -> int:
+        """Where the chunk of ``block`` in ``layer`` begins, in bytes from the cache's start."""
+        return layer * self.layer_bytes + block * self.block_bytes
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold ``tokens`` tokens."""
+        return -(-tokens // self.block_tokens)
+
+    def accepts(self, other: "CacheLayout") -> bool:
+        """Whether chunks of ``other`` can be put into this cache (block counts may differ)."""
+        return (self.layers, self.block_tokens, self.block_bytes) == (
+            other.layers,
+            other.block_tokens,
+            other.block_bytes,
+        )
