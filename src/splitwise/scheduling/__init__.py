@@ -1,0 +1,10 @@
+"""Every decision, and nothing else.
+
+Plain functions over arrays and numbers, with no clock, no I/O and no state of their own, so that
+the live server calls them as they stand and a simulator can compile them.
+
+- ``pools``: the three pools and the state of the machines in them
+- ``routing``: cluster level, which machine computes a request's prompt and which its tokens
+- ``batching``: machine level, what runs in the next iteration
+- ``admission``: whether the cluster takes another request at all
+"""

@@ -1,5 +1,7 @@
 """The shape of a paged KV cache in memory: the one thing sender and receiver must agree on."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -39,3 +41,15 @@ class CacheLayout(msgspec.Struct, frozen=True):
             other.block_tokens,
             other.block_bytes,
         )
+
+    def check_blocks(self, blocks: Sequence[int]) -> None:
+        """
+        Raises:
+            ValueError: no block, a block outside the cache, or one named twice.
+        """
+        if not blocks:
+            raise ValueError("blocks is empty: a transfer moves at least one")
+        if not 0 <= min(blocks) <= max(blocks) < self.blocks:
+            raise ValueError(f"blocks {min(blocks)} to {max(blocks)} of a cache of {self.blocks}")
+        if len(set(blocks)) != len(blocks):
+            raise ValueError(f"a block is named twice in {list(blocks)}")

@@ -1,0 +1,31 @@
+"""The ``splitwise`` command: one thin file a subcommand."""
+
+import typer
+
+from splitwise import __version__
+from splitwise.cli import serve, worker
+
+app = typer.Typer(
+    name="splitwise",
+    help="Serve large language models with the prompt phase and the token phase on different "
+    "machines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("worker")(worker.worker)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""``splitwise serve``: an OpenAI-compatible server over prompt and token machines."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitwise.cli.config import defaults_from_environment_and_file
+from splitwise.cli.errors import fail
+from splitwise.cli.logs import set_up_logging
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Hugging Face folder or name, or GGUF file; default SmolLM2-135M-Instruct."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    prompt: Annotated[
+        int | None, typer.Option("--prompt", "--prefill", min=0, help="Prompt machines.")
+    ] = None,
+    token: Annotated[
+        int | None, typer.Option("--token", "--decode", min=0, help="Token machines.")
+    ] = None,
+    mixed: Annotated[int, typer.Option(min=0, help="Mixed machines.")] = 0,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="Name of the model in the API.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads a worker.")] = 1,
+    kv_cache_gib: Annotated[
+        float, typer.Option(min=0.001, help="KV cache memory a worker, taken when first used.")
+    ] = 2.0,
+    transport: Annotated[str, typer.Option(help="auto, shared_memory, tcp or cuda_ipc.")] = "auto",
+    checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
+    one_piece_below: Annotated[
+        int,
+        typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece, not by layer."),
+    ] = 512,
+    prompt_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt batch.")] = 2048,
+    max_waiting_requests: Annotated[
+        int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
+    ] = 1024,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=defaults_from_environment_and_file,
+            is_eager=True,
+            help="YAML file of these options; flags win over it, it wins over SPLITWISE_*.",
+        ),
+    ] = None,
+) -> None:
+    """Serve a model: by default one prompt machine and one token machine on this host."""
+    del config  # Its values have arrived as the other options' defaults.
+    set_up_logging()
+    machines = _machines(prompt, token, mixed)
+
+    import uvloop
+
+    from splitwise.engine.errors import ModelError
+    from splitwise.engine.model_files import resolve_model
+    from splitwise.serving.cluster import ClusterLimits
+    from splitwise.serving.gateway import Gateway, ServeOptions
+    from splitwise.serving.launcher import LaunchError
+
+    try:
+        folder = resolve_model(model)
+        options = ServeOptions(
+            host=host,
+            port=port,
+            prompt=machines[0],
+            token=machines[1],
+            mixed=machines[2],
+            threads=threads,
+            served_model_name=served_model_name,
+            worker_arguments=[
+                f"--model={folder.path}",
+                f"--device={device}",
+                f"--dtype={dtype}",
+                f"--kv-cache-gib={kv_cache_gib}",
+                f"--transport={transport}",
+                *(["--checksum"] if checksum else []),
+                f"--one-piece-below={one_piece_below}",
+                f"--prompt-batch-tokens={prompt_batch_tokens}",
+            ],
+            cluster=ClusterLimits(max_waiting_requests=max_waiting_requests),
+        )
+        gateway = Gateway(options, folder)
+        uvloop.run(gateway.run(lambda url: _announce(url, gateway.model_name)))
+    except (ModelError, LaunchError, OSError) as error:
+        fail(error)
+
+
+def _machines(prompt: int | None, token: int | None, mixed: int) -> tuple[int, int, int]:
+    """Machines of each pool: 1 + 1 + 0 unless told otherwise; mixed ones can stand alone."""
+    usual = 0 if mixed else 1
+    prompt = usual if prompt is None else prompt
+    token = usual if token is None else token
+    if not mixed and not (prompt and token):
+        fail(
+            f"--prompt {prompt} --token {token} --mixed {mixed}: a request needs a prompt and a "
+            "token machine, or a mixed one; add the kind that is missing",
+            code=2,
+        )
+    return prompt, token, mixed
+
+
+def _announce(url: str, model: str) -> None:
+    # The first line is for programs (``serving.local`` reads it), the rest for people.
+    print(f"ready: {url}", flush=True)
+    print(
+        f"""
+curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a llama?"}}]}}'
+""",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,122 @@
+"""``splitwise worker``: run one machine."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from splitwise.cli.errors import fail
+from splitwise.cli.logs import set_up_logging
+from splitwise.scheduling.pools import Pool
+
+if TYPE_CHECKING:
+    import torch
+
+ROLES = {
+    "prompt": Pool.PROMPT,
+    "prefill": Pool.PROMPT,
+    "token": Pool.TOKEN,
+    "decode": Pool.TOKEN,
+    "mixed": Pool.MIXED,
+}
+
+
+def worker(
+    join: Annotated[str, typer.Option(help="HOST:PORT of the cluster scheduler.")],
+    model: Annotated[str, typer.Option(help="Hugging Face folder of the model.")],
+    role: Annotated[str, typer.Option(help="prompt (prefill), token (decode) or mixed.")] = "mixed",
+    machine_id: Annotated[str, typer.Option(help="Name, unique in the cluster.")] = "",
+    rank: Annotated[int, typer.Option(help="Number of this worker; picks its GPU.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    cores: Annotated[str, typer.Option(help="Cores to stay on, such as 0,1.")] = "",
+    kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
+    transport: Annotated[str, typer.Option(help="auto, or the name of a transport.")] = "auto",
+    checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
+    prompt_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt batch.")] = 2048,
+    one_piece_below: Annotated[
+        int, typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece.")
+    ] = 512,
+) -> None:
+    """Run one machine of a cluster; the cluster key is taken from SPLITWISE_CLUSTER_KEY."""
+    set_up_logging(machine_id)
+    if role not in ROLES:
+        fail(f"--role {role!r}: choose prompt (prefill), token (decode) or mixed", code=2)
+    host, _, port = join.rpartition(":")
+    if not host or not port.isdigit():
+        fail(f"--join {join!r}: give HOST:PORT", code=2)
+
+    from splitwise.serving.worker import WorkerError, WorkerOptions, pin_to_cores, run_worker
+
+    # Before torch and numba are loaded: they size their thread pools by what they see.
+    pin_to_cores([int(core) for core in cores.split(",") if core])
+
+    from splitwise.engine.errors import ModelError
+    from splitwise.engine.model_files import ModelFolder
+    from splitwise.engine.torch.engine import TorchEngine
+    from splitwise.serving.machine import MachineLimits
+
+    try:
+        # ValueError says which argument the engine or the transfer cannot work with.
+        engine = TorchEngine(
+            ModelFolder(Path(model), Path(model).name),
+            cache_memory_bytes=int(kv_cache_gib * 2**30),
+            device=device_of(device, rank),
+            dtype=dtype_of(dtype),
+            threads=threads,
+        )
+        run_worker(
+            engine,
+            WorkerOptions(
+                machine_id=machine_id or f"{role}-{os.getpid()}",
+                pool=ROLES[role],
+                join_host=host,
+                join_port=int(port),
+                cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),
+                transport=None if transport == "auto" else transport,
+                checksum=checksum,
+                limits=MachineLimits(
+                    prompt_batch_tokens=prompt_batch_tokens,
+                    one_piece_below_tokens=one_piece_below,
+                ),
+            ),
+        )
+    except (ModelError, WorkerError, ValueError, OSError) as error:
+        fail(error)
+
+
+def device_of(name: str, rank: int) -> str:
+    """The torch device of worker ``rank``: plain ``cuda`` deals the GPUs out in turn.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    import torch
+
+    if name == "cpu":
+        return name
+    available = torch.cuda.device_count()
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise ValueError(f"--device {name!r}: choose cpu, cuda or cuda:N")
+    number = int(index) if index else rank % max(1, available)
+    if number >= available:
+        raise ValueError(f"--device {name!r}: torch finds {available} CUDA devices here; use cpu")
+    return f"cuda:{number}"
+
+
+def dtype_of(name: str) -> "torch.dtype | None":
+    """The torch type of that name; None, the device's usual one, for ``auto``.
+
+    Raises:
+        ValueError: not a type that models run in.
+    """
+    import torch
+
+    known = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    known["float16"] = torch.float16
+    if name not in known:
+        raise ValueError(f"--dtype {name!r}: choose from {', '.join(known)}")
+    return known[name]

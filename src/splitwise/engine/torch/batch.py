@@ -1,0 +1,110 @@
+"""One iteration's work, laid out as tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from splitwise.engine.base import LayerCallback, Work
+from splitwise.engine.torch.memory import PagedCache
+
+
+@dataclass
+class Piece:
+    """Several tokens of one request: a whole prompt (``start`` 0) or a chunk of it."""
+
+    rows: slice
+    """The tokens among all tokens of the iteration."""
+    start: int
+    blocks: torch.Tensor
+    mask: torch.Tensor | None
+    """For a chunk with tokens before it: which cached position each token sees; else None."""
+
+
+@dataclass
+class Decodes:
+    """The requests that run one token each; their tokens are the first of the iteration."""
+
+    count: int
+    tables: torch.Tensor
+    """``[count, longest table]`` int32, padded with block 0."""
+    lengths: torch.Tensor
+    """``[count]`` int32: cached positions to attend to, the new token's included."""
+
+
+@dataclass
+class Batch:
+    """All tokens of an iteration in one row: decodes first, then the pieces, without padding."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    sample_rows: torch.Tensor
+    sampled: list[int]
+    """Which entries of the work ``sample_rows`` belong to, in that order."""
+    cache: PagedCache
+    cache_rows: tuple[torch.Tensor, ...]
+    decodes: Decodes
+    pieces: list[Piece]
+    on_layer: LayerCallback | None
+
+
+def make_batch(
+    work: Sequence[Work], cache: PagedCache, device: torch.device, on_layer: LayerCallback | None
+) -> Batch:
+    """Lay ``work`` out on ``device``."""
+    order = sorted(range(len(work)), key=lambda i: len(work[i].tokens) > 1)
+    decoding = [work[i] for i in order if len(work[i].tokens) == 1]
+    tokens: list[int] = []
+    positions: list[np.ndarray] = []
+    blocks: list[np.ndarray] = []
+    pieces: list[Piece] = []
+    sample_rows: list[int] = []
+    sampled: list[int] = []
+    block_tokens = cache.layout.block_tokens
+    for i in order:
+        entry = work[i]
+        first = len(tokens)
+        tokens += entry.tokens
+        at = np.arange(entry.start, entry.start + len(entry.tokens))
+        positions.append(at)
+        blocks.append(np.asarray(entry.blocks)[at // block_tokens])
+        if len(entry.tokens) > 1:
+            pieces.append(_piece(entry, slice(first, len(tokens)), cache, device))
+        if entry.sample:
+            sample_rows.append(len(tokens) - 1)
+            sampled.append(i)
+    position_row = torch.from_numpy(np.concatenate(positions)).to(device)
+    block_row = torch.from_numpy(np.concatenate(blocks)).to(device)
+    return Batch(
+        tokens=torch.tensor([tokens], device=device),
+        positions=position_row[None],
+        sample_rows=torch.tensor(sample_rows, device=device),
+        sampled=sampled,
+        cache=cache,
+        cache_rows=cache.rows(block_row, position_row),
+        decodes=_decodes(decoding, block_tokens, device),
+        pieces=pieces,
+        on_layer=on_layer,
+    )
+
+
+def _piece(entry: Work, rows: slice, cache: PagedCache, device: torch.device) -> Piece:
+    end = entry.start + len(entry.tokens)
+    used = torch.tensor(entry.blocks[: cache.layout.blocks_for(end)], device=device)
+    if entry.start == 0:
+        return Piece(rows, 0, used, None)
+    seen = torch.arange(end, device=device)
+    mask = seen[None] <= torch.arange(entry.start, end, device=device)[:, None]
+    return Piece(rows, entry.start, used, mask)
+
+
+def _decodes(work: Sequence[Work], block_tokens: int, device: torch.device) -> Decodes:
+    lengths = np.array([entry.start + 1 for entry in work], dtype=np.int32)
+    used = -(-lengths // block_tokens)
+    tables = np.zeros((len(work), int(used.max(initial=0))), dtype=np.int32)
+    for row, entry, count in zip(tables, work, used, strict=True):
+        row[:count] = entry.blocks[:count]
+    return Decodes(
+        len(work), torch.from_numpy(tables).to(device), torch.from_numpy(lengths).to(device)
+    )

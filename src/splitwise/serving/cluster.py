@@ -1,0 +1,388 @@
+"""The cluster-level scheduler, live: which machines run a request, and what becomes of it.
+
+The life of a request here (states: ``RequestState``):
+
+1. ``submit`` admits it and puts it into ``_waiting`` (producer: the gateway, consumer:
+   ``_dispatch``): WAITING.
+2. ``_dispatch`` picks prompt and token machine in one call, first come, first served, and tells
+   both: PROMPT. It runs whenever something may have made room.
+3. Its first token comes from the prompt machine: TOKEN. The others follow from the token machine;
+   ``LiveRequest`` puts them in order and wakes the client's reader.
+4. The last token, a cancel, or too many failures end it: ENDED. ``_release`` undoes what the
+   request was charged, and tells every machine that may still hold something of it.
+5. A machine that is lost, fails the task or preempts it sends the request back to the head of
+   ``_waiting``, with its tokens so far as part of the prompt: the next attempt.
+
+Everything runs on one asyncio loop, so nothing here needs a lock.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from itertools import count
+from typing import Final, Protocol
+
+import msgspec
+
+from splitwise.scheduling import admission
+from splitwise.scheduling.pools import Machines, no_machines, with_machine
+from splitwise.scheduling.routing import (
+    NOBODY,
+    PROMPT_QUEUE_THRESHOLD_TOKENS,
+    can_serve,
+    pick_machines,
+)
+from splitwise.serving.generation import (
+    GenerationFailed,
+    GenerationRequest,
+    Overloaded,
+    Unavailable,
+)
+from splitwise.serving.messages import (
+    Cancel,
+    Expect,
+    MachineStatus,
+    Output,
+    Outputs,
+    Preempted,
+    PromptsStarted,
+    Register,
+    RunPrompt,
+    TaskFailed,
+    TaskSpec,
+    ToScheduler,
+    Transferred,
+)
+from splitwise.serving.rate import RateMeter
+from splitwise.serving.request import LiveRequest, RequestState
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS: Final = 5
+"""Failures after which a request is given up. Preemptions do not count."""
+
+
+class ClusterLimits(msgspec.Struct, frozen=True):
+    """Admission and routing bounds."""
+
+    max_waiting_requests: int = admission.MAX_WAITING_REQUESTS
+    max_wait_s: float = 120.0
+    """How long a request may wait for room on a machine."""
+    prompt_queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
+
+
+class ClusterMetrics(Protocol):
+    """What the cluster scheduler reports."""
+
+    def machine(self, name: str, usage: float, running: int, waiting: int) -> None: ...
+    def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None: ...
+    def machine_gone(self, name: str) -> None: ...
+    def queued(self, queue_s: float) -> None: ...
+    def transfer_failed(self) -> None: ...
+    def preempted(self) -> None: ...
+
+
+class MachineLink(Protocol):
+    """The way to a machine's worker."""
+
+    register: Register
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+
+class Cluster:
+    """All machines and all requests; fulfils ``generation.Generator``."""
+
+    def __init__(self, limits: ClusterLimits, metrics: ClusterMetrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._machines: Machines = no_machines()
+        self._links: list[MachineLink | None] = []
+        self._indices: dict[str, int] = {}
+        self._status: dict[int, MachineStatus] = {}
+        self._waiting: deque[LiveRequest] = deque()
+        self._live: dict[int, LiveRequest] = {}
+        self._tasks = count(1)
+        self._first_tokens_due = 0
+        self._joined = asyncio.Event()
+        self._prompt_rate = RateMeter(time.monotonic())
+
+    # Requests.
+
+    def submit(self, request: GenerationRequest) -> LiveRequest:
+        """Start a request; see ``generation.Generator``."""
+        reason = self.unavailable_reason()
+        if reason is not None:
+            raise Unavailable(reason)
+        if not admission.admits(self._first_tokens_due, self._limits.max_waiting_requests):
+            pending = int(self._machines.pending_prompt_tokens.sum())
+            raise Overloaded(
+                f"{self._first_tokens_due} requests already wait for their first token",
+                admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
+            )
+        live = LiveRequest(request, self._cancel, time.monotonic())
+        self._first_tokens_due += 1
+        self._waiting.append(live)
+        self._dispatch()
+        return live
+
+    def unavailable_reason(self) -> str | None:
+        """Why no request can be served now, or None."""
+        if can_serve(self._machines):
+            return None
+        return "no prompt and token machine, and no mixed machine, is connected"
+
+    def fail_overdue(self, now_s: float) -> None:
+        """Give up the requests that no machine had room for within ``max_wait_s``."""
+        while self._waiting and now_s - self._waiting[0].submitted_s > self._limits.max_wait_s:
+            live = self._waiting.popleft()
+            self._end(live)
+            live.fail(Unavailable(f"no machine had room for {self._limits.max_wait_s:g} s"))
+
+    def _dispatch(self) -> None:
+        """Send waiting requests to machines, in order, until one has to go on waiting."""
+        while self._waiting:
+            live = self._waiting[0]
+            tokens = len(live.history)
+            last_token = live.max_history_tokens - tokens == 1
+            prompt, token = pick_machines(
+                self._machines, tokens, last_token, self._limits.prompt_queue_threshold_tokens
+            )
+            if prompt == NOBODY:
+                return
+            self._waiting.popleft()
+            self._charge(live, prompt, token)
+            self._start(live)
+
+    def _start(self, live: LiveRequest) -> None:
+        live.state = RequestState.PROMPT
+        live.task = next(self._tasks)
+        self._live[live.task] = live
+        spec = TaskSpec(
+            live.task,
+            live.history,
+            len(live.request.prompt),
+            live.max_history_tokens,
+            live.request.sampling,
+            live.request.stop_token_ids,
+        )
+        source, target = self._links[live.prompt_machine], self._links[live.token_machine]
+        assert source is not None and target is not None, "only ready machines are picked"
+        if source is target:
+            source.send(RunPrompt(spec))
+            return
+        target.send(Expect(spec, source.register.machine_id))
+        source.send(RunPrompt(spec, target.register.address))
+
+    def _charge(self, live: LiveRequest, prompt: int, token: int) -> None:
+        live.prompt_machine, live.token_machine = prompt, token
+        live.charged_prompt_tokens = live.charged_kv_tokens = len(live.history)
+        self._machines.pending_prompt_tokens[prompt] += live.charged_prompt_tokens
+        self._machines.kv_tokens[token] += live.charged_kv_tokens
+        self._machines.token_requests[token] += 1
+
+    def _discharge_prompt(self, live: LiveRequest) -> None:
+        self._machines.pending_prompt_tokens[live.prompt_machine] -= live.charged_prompt_tokens
+        live.charged_prompt_tokens = 0
+
+    def _leave_machines(self, live: LiveRequest, tell: bool) -> None:
+        """Undo what the present attempt was charged; ``tell`` its machines to drop it."""
+        if self._live.pop(live.task, None) is None:
+            return
+        self._discharge_prompt(live)
+        self._machines.kv_tokens[live.token_machine] -= live.charged_kv_tokens
+        self._machines.token_requests[live.token_machine] -= 1
+        if not tell:
+            return
+        for machine in {live.prompt_machine, live.token_machine}:
+            link = self._links[machine]
+            if link is not None:
+                link.send(Cancel(live.task))
+
+    def _end(self, live: LiveRequest, tell: bool = True) -> None:
+        if live.state is RequestState.ENDED:
+            return
+        if not live.has_output:
+            self._first_tokens_due -= 1
+        live.state = RequestState.ENDED
+        self._leave_machines(live, tell)
+
+    def _cancel(self, live: LiveRequest) -> None:
+        """The client wants no more of it."""
+        if live.state is RequestState.WAITING:
+            self._waiting.remove(live)
+        self._end(live)
+        self._dispatch()
+
+    def _retry(self, live: LiveRequest, reason: str, is_failure: bool = True) -> None:
+        """Take a request up again elsewhere, from its prompt and its tokens so far."""
+        self._leave_machines(live, tell=True)
+        live.forget_attempt()
+        live.attempts += is_failure
+        if live.attempts >= MAX_ATTEMPTS:
+            self._end(live)
+            live.fail(GenerationFailed(f"given up after {MAX_ATTEMPTS} attempts; last: {reason}"))
+            return
+        live.state = RequestState.WAITING
+        self._waiting.appendleft(live)
+
+    # Machines.
+
+    def join(self, link: MachineLink) -> int:
+        """Add a machine, or take one back that was lost; returns its index.
+
+        Raises:
+            ValueError: its model or cache does not fit those of the cluster.
+        """
+        register = link.register
+        for other in self._links:
+            if other is not None:
+                _check_same_model(other.register, register)
+        capacity = register.layout.blocks * register.layout.block_tokens
+        index = self._indices.get(register.machine_id)
+        if index is None:
+            index = len(self._links)
+            self._indices[register.machine_id] = index
+            self._machines = with_machine(self._machines, register.pool, capacity)
+            self._links.append(link)
+        elif self._links[index] is not None:
+            raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
+        else:
+            self._links[index] = link
+            self._machines.pool[index] = register.pool
+            self._machines.kv_capacity_tokens[index] = capacity
+            self._machines.ready[index] = True
+        self._joined.set()
+        self._dispatch()
+        return index
+
+    async def wait_for_machines(self, number: int) -> None:
+        """Wait until ``number`` machines are connected; the caller sets the deadline."""
+        while sum(link is not None for link in self._links) < number:
+            self._joined.clear()
+            await self._joined.wait()
+
+    def lose(self, index: int) -> None:
+        """A machine is gone: what it was needed for is taken up again elsewhere."""
+        link = self._links[index]
+        assert link is not None
+        self._links[index] = None
+        self._machines.ready[index] = False
+        if self._status.pop(index, None) is not None:
+            self._metrics.machine_gone(link.register.machine_id)
+        affected = [live for live in self._live.values() if _needs(live, index)]
+        for live in affected:
+            self._retry(live, f"machine {link.register.machine_id} was lost")
+        self._dispatch()
+
+    def machine_status(self) -> dict[str, MachineStatus]:
+        """The latest word of every connected machine, by machine id."""
+        return {
+            link.register.machine_id: self._status[index]
+            for index, link in enumerate(self._links)
+            if link is not None and index in self._status
+        }
+
+    def max_context_tokens(self) -> int:
+        """The longest request that every connected machine can hold (0 without machines)."""
+        limits = [
+            min(link.register.model.max_context_tokens, int(capacity))
+            for link, capacity in zip(self._links, self._machines.kv_capacity_tokens, strict=True)
+            if link is not None
+        ]
+        return min(limits, default=0)
+
+    def receive(self, index: int, message: ToScheduler) -> None:
+        """Take in what machine ``index`` says."""
+        match message:
+            case Outputs(items=items):
+                for output in items:
+                    self._on_output(index, output)
+            case MachineStatus():
+                self._on_status(index, message)
+            case Transferred(stats=stats):
+                self._metrics.transfer(
+                    stats.bytes, stats.early_bytes, stats.visible_s, stats.transport
+                )
+            case PromptsStarted(tasks=tasks):
+                self._on_prompts_started(tasks)
+            case TaskFailed():
+                self._on_failed(message)
+            case Preempted(task=task):
+                self._metrics.preempted()
+                if (live := self._live.get(task)) is not None:
+                    self._retry(live, "preempted", is_failure=False)
+            case Register():
+                raise ValueError("a machine registers once a connection")
+        self._dispatch()
+
+    def _on_output(self, index: int, output: Output) -> None:
+        live = self._live.get(output.task)
+        if live is None:
+            return  # Ended meanwhile; its Cancel is on the way.
+        is_first = not live.has_output
+        delivered = live.accept(output)
+        if not delivered:
+            return
+        if live.state is RequestState.PROMPT:
+            live.state = RequestState.TOKEN
+            self._prompt_rate.add(live.charged_prompt_tokens, time.monotonic())
+            self._discharge_prompt(live)
+        self._first_tokens_due -= is_first
+        live.charged_kv_tokens += delivered
+        self._machines.kv_tokens[live.token_machine] += delivered
+        if live.is_finished:
+            # A request that ends on its prompt machine is still expected on its token machine.
+            self._end(live, tell=index != live.token_machine)
+
+    def _on_prompts_started(self, tasks: list[int]) -> None:
+        now_s = time.monotonic()
+        for task in tasks:
+            live = self._live.get(task)
+            if live is not None and not live.has_output:
+                self._metrics.queued(now_s - live.submitted_s)
+
+    def _on_failed(self, failure: TaskFailed) -> None:
+        live = self._live.get(failure.task)
+        if live is None:
+            return
+        if failure.in_transfer:
+            self._metrics.transfer_failed()
+        log.warning("request %s: %s; taken up again", live.request.request_id, failure.reason)
+        self._retry(live, failure.reason)
+
+    def _on_status(self, index: int, status: MachineStatus) -> None:
+        link = self._links[index]
+        assert link is not None
+        self._status[index] = status
+        self._metrics.machine(
+            link.register.machine_id,
+            status.used_blocks / status.total_blocks,
+            status.running_requests,
+            status.waiting_requests,
+        )
+
+
+def _needs(live: LiveRequest, index: int) -> bool:
+    """Whether an attempt cannot go on without machine ``index``.
+
+    Once the first token is out the prompt machine is only sending. If the cache did not arrive
+    whole, the token machine says so.
+    """
+    if index == live.token_machine:
+        return True
+    return index == live.prompt_machine and live.state is RequestState.PROMPT
+
+
+def _check_same_model(ours: Register, theirs: Register) -> None:
+    if theirs.model != ours.model:
+        raise ValueError(
+            f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
+            "start every worker of a cluster with the same model and dtype"
+        )
+    if not ours.layout.accepts(theirs.layout):
+        raise ValueError(
+            f"cache layout {theirs.layout} does not fit {ours.machine_id}'s {ours.layout}; "
+            "start every worker of a cluster with the same block size"
+        )

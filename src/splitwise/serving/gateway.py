@@ -1,0 +1,173 @@
+"""The gateway process: HTTP in front, the cluster scheduler behind it, workers started and watched.
+
+1. Listen for workers, start them, and wait until all have registered.
+2. Serve HTTP.
+3. A worker that ends is started again; its requests have gone on elsewhere meanwhile.
+4. SIGINT or SIGTERM: stop taking requests, give those that run a moment to end, end the workers,
+   free everything.
+"""
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import msgspec
+
+from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
+from splitwise.observe.metrics import Metrics
+from splitwise.scheduling.pools import Pool
+from splitwise.serving.cluster import Cluster, ClusterLimits
+from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.launcher import (
+    Launcher,
+    LaunchError,
+    LocalLauncher,
+    WorkerSpec,
+    assign_cores,
+)
+from splitwise.serving.openai.app import create_app
+from splitwise.serving.openai.validation import ModelFacts
+from splitwise.serving.scheduler_server import SchedulerServer
+from splitwise.serving.text import TextCodec
+
+log = logging.getLogger(__name__)
+
+START_LIMIT_S: Final = 600.0
+RESTART_DELAY_S: Final = 2.0
+MAX_RESTARTS: Final = 20
+
+
+class ServeOptions(msgspec.Struct, frozen=True):
+    """What ``splitwise serve`` was asked for."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    prompt: int = 1
+    token: int = 1
+    mixed: int = 0
+    threads: int = 1
+    served_model_name: str | None = None
+    worker_arguments: list[str] = []
+    cluster: ClusterLimits = ClusterLimits()
+    http: HttpLimits = HttpLimits()
+
+    def worker_specs(self, join: str) -> list[WorkerSpec]:
+        """The workers to start; ``join`` is the address they dial."""
+        pools = [Pool.PROMPT] * self.prompt + [Pool.TOKEN] * self.token + [Pool.MIXED] * self.mixed
+        cores = assign_cores(len(pools), self.threads)
+        return [
+            WorkerSpec(
+                machine_id=f"{pool.name.lower()}-{pools[:i].count(pool)}",
+                pool=pool,
+                threads=self.threads,
+                cores=cores[i],
+                arguments=[f"--join={join}", f"--rank={i}", *self.worker_arguments],
+            )
+            for i, pool in enumerate(pools)
+        ]
+
+
+class Gateway:
+    """Everything the gateway process runs, from the workers' start to their end."""
+
+    def __init__(self, options: ServeOptions, folder: ModelFolder) -> None:
+        self._options = options
+        self._folder = folder
+        self._info = read_model_info(folder)
+        key = secrets.token_hex(16)
+        self.model_name = options.served_model_name or folder.name
+        self._metrics = Metrics(self.model_name)
+        self.cluster = Cluster(options.cluster, self._metrics)
+        self._server = SchedulerServer(self.cluster, key)
+        self._launcher: Launcher = LocalLauncher(key)
+        self._specs: dict[str, WorkerSpec] = {}
+
+    async def run(self, announce: Callable[[str], None]) -> None:
+        """Serve until SIGINT or SIGTERM; ``announce`` gets the base URL once all is ready.
+
+        Raises:
+            LaunchError: a worker could not be started.
+            OSError: the HTTP address cannot be bound.
+        """
+        stop = _stop_on_signals()
+        async with AsyncExitStack() as closing:
+            listener = listen(self._options.host, self._options.port)
+            closing.callback(listener.close)
+            join_host, join_port = await self._server.start("127.0.0.1", 0)
+            closing.push_async_callback(self._launcher.stop)
+            closing.push_async_callback(self._server.close)
+            specs = self._options.worker_specs(f"{join_host}:{join_port}")
+            self._specs = {spec.machine_id: spec for spec in specs}
+            if not await self._start_workers(specs, stop):
+                return
+            await self._serve_http(announce, listener, stop)
+
+    async def _start_workers(self, specs: list[WorkerSpec], stop: asyncio.Event) -> bool:
+        """Start all workers and wait until they have joined; False if told to stop meanwhile."""
+        await self._launcher.start(specs)
+        joined = asyncio.create_task(self.cluster.wait_for_machines(len(specs)))
+        exited = asyncio.create_task(self._launcher.wait_for_exit())
+        stopped = asyncio.create_task(stop.wait())
+        waits: list[asyncio.Task[Any]] = [joined, exited, stopped]
+        try:
+            await asyncio.wait(waits, timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                return False
+            if exited.done():
+                machine_id, how = exited.result()
+                raise LaunchError(f"worker {machine_id} could not start ({how})")
+            if not joined.done():
+                raise LaunchError(f"the workers did not register within {START_LIMIT_S:g} s")
+            return True
+        finally:
+            await _end_tasks(waits)
+
+    async def _serve_http(
+        self, announce: Callable[[str], None], listener: socket.socket, stop: asyncio.Event
+    ) -> None:
+        model = ModelFacts(
+            name=self.model_name,
+            max_context_tokens=self.cluster.max_context_tokens(),
+            vocab_size=self._info.vocab_size,
+            stop_token_ids=tuple(read_stop_token_ids(self._folder)),
+        )
+        text = TextCodec.load(self._folder.path)
+        limits = self._options.http
+        app = create_app(
+            self.cluster, text, model, self._metrics, limits, self.cluster.unavailable_reason
+        )
+        supervision = asyncio.create_task(self._supervise())
+        try:
+            host, port = listener.getsockname()[:2]
+            announce(f"http://{host}:{port}")
+            await serve_http(app, listener, limits, stop)
+        finally:
+            await _end_tasks([supervision])
+            text.close()
+
+    async def _supervise(self) -> None:
+        """Start workers that ended again, a bounded number of times."""
+        for _ in range(MAX_RESTARTS):
+            machine_id, how = await self._launcher.wait_for_exit()
+            log.error("worker %s ended (%s); it is started again", machine_id, how)
+            await asyncio.sleep(RESTART_DELAY_S)
+            await self._launcher.start([self._specs[machine_id]])
+        log.error("workers ended %d times; no more are started", MAX_RESTARTS)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _end_tasks(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

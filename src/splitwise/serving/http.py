@@ -1,0 +1,283 @@
+"""The little that is needed between an ASGI server and the API.
+
+The life of an HTTP exchange:
+
+1. ``serve_http`` runs uvicorn on a socket that ``listen`` bound.
+2. ``Request`` reads the body within a size and a time limit, and then watches for the client's
+   going away while the answer is prepared.
+3. ``Reply`` sends one JSON answer or a stream of events. uvicorn's ``send`` waits while the
+   client is slow, so that what is buffered for it stays bounded.
+4. On ``stop`` the listener closes, running exchanges get a grace period, then they are cancelled.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MAX_REQUEST_ID_CHARS: Final = 128
+_LINGER_S: Final = 1.0
+_STOP_CHECK_S: Final = 5.0
+
+
+class HttpLimits(msgspec.Struct, frozen=True):
+    """Bounds on what a client may send and how long it may take."""
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    body_timeout_s: float = 30.0
+    """For the whole body to arrive."""
+    request_timeout_s: float = 3600.0
+    """For the whole exchange: it ends one whose client stops reading, too."""
+    shutdown_timeout_s: float = 10.0
+    """For running exchanges to end after ``stop``."""
+    max_connections: int = 8192
+    """Beyond it the server answers 503 at once: a bound on file descriptors."""
+    max_stop_strings: int = 16
+    max_stop_string_chars: int = 256
+    max_stop_token_ids: int = 256
+    max_choices: int = 128
+    """Prompts times ``n`` of one request."""
+    max_logprobs: int = 20
+
+
+class BodyTooLarge(Exception):
+    """The body is over the limit; its rest was not read."""
+
+
+class BodyTimeout(Exception):
+    """The body did not arrive in time."""
+
+
+class Disconnected(Exception):
+    """The client went away."""
+
+
+class Request:
+    """One exchange as its client opened it."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self._receive = receive
+        self._content_bytes = 0
+        self._more_body = True
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"content-length":
+                self._content_bytes = int(value)  # the HTTP parser has seen that it is a number
+        self.client_id = _usable_id(given)
+        self.id = self.client_id or secrets.token_hex(12)
+        self.arrived_s = time.perf_counter()
+
+    async def body(self, limits: HttpLimits) -> bytes:
+        """The whole body.
+
+        Raises:
+            BodyTooLarge, BodyTimeout, Disconnected: there is none to be had.
+        """
+        if self._content_bytes > limits.max_body_bytes:
+            raise BodyTooLarge
+        parts: list[bytes] = []
+        room_bytes = limits.max_body_bytes
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                while self._more_body:
+                    part = await self._next_part()
+                    room_bytes -= len(part)
+                    if room_bytes < 0:
+                        raise BodyTooLarge
+                    parts.append(part)
+        except TimeoutError:
+            raise BodyTimeout from None
+        return b"".join(parts)
+
+    async def _next_part(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        self._more_body = message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+    async def discard_rest(self) -> None:
+        """Read on for a moment without keeping anything.
+
+        A socket closed with unread data resets the connection, and the client that is still
+        sending would see that instead of the answer.
+        """
+        with contextlib.suppress(TimeoutError, Disconnected):
+            async with asyncio.timeout(_LINGER_S):
+                while self._more_body:
+                    await self._next_part()
+
+    @contextlib.asynccontextmanager
+    async def while_connected(self) -> AsyncIterator[None]:
+        """Cancel the block when the client goes away, and raise ``Disconnected`` then.
+
+        For after the body has been read: from then on all that can come is the disconnect.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            task.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if gone and task.uncancel() == 0:
+                raise Disconnected from None
+            raise
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+
+
+class Reply:
+    """The answer to one exchange: one body, or a stream of events."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._id_header = (b"x-request-id", request_id.encode("ascii"))
+        self.started = False
+
+    async def body(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = b"application/json",
+        headers: Headers | None = None,
+    ) -> None:
+        await self._start(status, content_type, len(body), headers)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def last_body(self, status: int, body: bytes, request: Request) -> None:
+        """Answer although the client is still sending, then close the connection."""
+        await self._start(status, b"application/json", len(body), [(b"connection", b"close")])
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await request.discard_rest()
+        await self.end()
+
+    async def events(self, events: bytes) -> None:
+        """Send server-sent events, each ending with an empty line."""
+        if not self.started:
+            await self._start(200, b"text/event-stream; charset=utf-8", None, _NO_CACHE)
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _start(
+        self, status: int, content_type: bytes, body_bytes: int | None, headers: Headers | None
+    ) -> None:
+        self.started = True
+        head: Headers = [(b"content-type", content_type), self._id_header, *(headers or ())]
+        if body_bytes is not None:
+            head.append((b"content-length", str(body_bytes).encode("ascii")))
+        await self._send({"type": "http.response.start", "status": status, "headers": head})
+
+
+_NO_CACHE: Final[Headers] = [(b"cache-control", b"no-cache")]
+
+
+def _usable_id(given: bytes) -> str:
+    """The client's request id if it is printable ASCII of bounded length, else nothing."""
+    if not 0 < len(given) <= MAX_REQUEST_ID_CHARS or not all(0x21 <= c <= 0x7E for c in given):
+        return ""
+    return given.decode("ascii")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind ``host:port``; with port 0 the system picks one (``getsockname()[1]``).
+
+    Raises:
+        OSError: the address is taken, not this machine's, or not allowed.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to whoever runs the event loop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_http(
+    app: Application, listener: socket.socket, limits: HttpLimits, stop: asyncio.Event
+) -> None:
+    """Serve until ``stop`` is set, then give running exchanges ``shutdown_timeout_s`` to end.
+
+    Takes ``listener`` over. Meant for a uvloop event loop, but runs on any.
+    """
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="none",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        headers=[("server", "splitwise")],
+        limit_concurrency=limits.max_connections,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+        await _await_cancelled(server)
+
+
+async def _await_cancelled(server: uvicorn.Server) -> None:
+    """uvicorn cancels late exchanges and leaves; wait until they have cleaned up after them."""
+    if late := set(server.server_state.tasks):
+        _, stuck = await asyncio.wait(late, timeout=_STOP_CHECK_S)
+        if stuck:
+            log.error("%d HTTP exchanges did not end when they were cancelled", len(stuck))

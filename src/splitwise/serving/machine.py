@@ -1,0 +1,316 @@
+"""The machine-level scheduler: one machine's queues, blocks and iterations.
+
+The life of a task here (states: ``TaskState``):
+
+1. ``RunPrompt`` puts it into ``_prompts`` (producer: the cluster scheduler, consumer:
+   ``_start_prompts``): QUEUED.
+2. ``_start_prompts`` gives it blocks and a place in the next iteration: PROMPT. A task with a
+   target begins its transfer, layer by layer as the iteration goes on.
+3. The iteration gives its first token, which goes out at once. With a target it is SENDING until
+   the transfer says ``Sent``; without one it joins ``_running``: RUNNING.
+4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
+   reserved and promised to the prompt machine it is EXPECTED.
+5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration.
+6. A stop token, the length, a cancel, a failure or a preemption ends it. ``_free`` gives the
+   blocks back, once; where a transfer might still touch them the task waits as RELEASING for the
+   transfer's word. A transfer that was begun or expected gives exactly one such word.
+
+Everything runs on one thread, the engine's. ``handle`` and ``iterate`` are called in turn.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+import msgspec
+
+from splitwise.engine.base import Engine, Work
+from splitwise.engine.blocks import BlockPool
+from splitwise.engine.sampling import Sample
+from splitwise.scheduling import batching
+from splitwise.serving.messages import (
+    Cancel,
+    Expect,
+    MachineStatus,
+    Output,
+    Outputs,
+    Preempted,
+    PromptsStarted,
+    RunPrompt,
+    TaskFailed,
+    TaskSpec,
+    Transferred,
+)
+from splitwise.serving.task import Task, TaskState
+from splitwise.transfer import (
+    Arrived,
+    Cancelled,
+    Failed,
+    KVReceiver,
+    KVSender,
+    ReceiverAddress,
+    Released,
+    Sent,
+)
+
+log = logging.getLogger(__name__)
+
+Command = RunPrompt | Expect | Cancel
+TransferEvent = Arrived | Released | Sent | Cancelled | Failed
+
+
+class MachineLimits(msgspec.Struct, frozen=True):
+    """Bounds of an iteration and the form of a transfer."""
+
+    prompt_batch_tokens: int = batching.PROMPT_BATCH_TOKENS
+    batch_requests: int = batching.BATCH_REQUESTS
+    one_piece_below_tokens: int = 512
+    """Shorter prompts are transferred in one go (Splitwise, section IV.D)."""
+
+
+class _Abandoned(Exception):
+    """Every request of the running iteration was cancelled meanwhile."""
+
+
+class Machine:
+    """The tasks of one machine, and the engine that runs them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sender: KVSender,
+        receiver: KVReceiver,
+        emit: Callable[[msgspec.Struct], None],
+        limits: MachineLimits,
+    ) -> None:
+        """``emit`` takes messages for the cluster scheduler."""
+        self._engine = engine
+        self._sender = sender
+        self._receiver = receiver
+        self._emit = emit
+        self._limits = limits
+        self._pool = BlockPool(engine.layout.blocks)
+        self._tasks: dict[int, Task] = {}
+        self._prompts: deque[Task] = deque()
+        self._newcomers: deque[Task] = deque()
+        self._running: list[Task] = []
+        self._arrivals = 0
+        self._cancelled: set[int] = set()
+
+    # What may be called from another thread: a set's update and reads of plain counts.
+
+    def note_cancel(self, task_id: int) -> None:
+        """Tell a running iteration of a cancel whose ``Cancel`` is still in the inbox."""
+        self._cancelled.add(task_id)
+
+    def status(self) -> MachineStatus:
+        return MachineStatus(
+            used_blocks=self._pool.total - self._pool.free_count,
+            total_blocks=self._pool.total,
+            running_requests=len(self._running),
+            waiting_requests=len(self._prompts) + len(self._newcomers),
+        )
+
+    # Commands and events.
+
+    def handle(self, message: Command | TransferEvent) -> None:
+        """Take in what the cluster scheduler or a transfer has to say."""
+        match message:
+            case RunPrompt(spec=spec, target=target):
+                self._prompts.append(self._admit(spec, TaskState.QUEUED, target=target))
+            case Expect(spec=spec, source_id=source_id):
+                task = self._admit(spec, TaskState.UNRESERVED, source_id=source_id)
+                self._newcomers.append(task)
+                self._reserve()
+            case Cancel(task=task_id):
+                self._cancel(task_id)
+            case Arrived():
+                self._on_arrived(message)
+            case Failed(transfer_id=transfer_id, reason=reason):
+                self._on_failed(int(transfer_id), reason)
+            case Sent() | Cancelled() | Released():
+                self._free(self._tasks[int(message.transfer_id)])
+
+    def _admit(
+        self,
+        spec: TaskSpec,
+        state: TaskState,
+        target: ReceiverAddress | None = None,
+        source_id: str | None = None,
+    ) -> Task:
+        self._arrivals += 1
+        task = Task(spec, state, self._arrivals, target, source_id)
+        self._tasks[task.id] = task
+        return task
+
+    def _on_arrived(self, event: Arrived) -> None:
+        task = self._tasks[int(event.transfer_id)]
+        self._emit(Transferred(event.stats))
+        if task.state is TaskState.RELEASING:  # Cancelled while it came in.
+            self._free(task)
+            return
+        task.append(msgspec.msgpack.decode(event.payload, type=int))
+        task.state = TaskState.RUNNING
+        self._running.append(task)
+
+    def _on_failed(self, task_id: int, reason: str) -> None:
+        task = self._tasks[task_id]
+        if task.state is not TaskState.RELEASING:
+            self._emit(TaskFailed(task_id, reason, in_transfer=True))
+        self._free(task)
+
+    def _cancel(self, task_id: int) -> None:
+        self._cancelled.discard(task_id)
+        task = self._tasks.get(task_id)
+        if task is None:
+            return
+        match task.state:
+            case TaskState.QUEUED:
+                self._prompts.remove(task)
+            case TaskState.UNRESERVED:
+                self._newcomers.remove(task)
+            case TaskState.RUNNING:
+                self._running.remove(task)
+            case TaskState.PROMPT | TaskState.SENDING if task.target is not None:
+                task.state = TaskState.RELEASING
+                self._sender.cancel(task.transfer_id)
+                return
+            case TaskState.EXPECTED:
+                task.state = TaskState.RELEASING
+                self._receiver.cancel(task.transfer_id)
+                return
+            case TaskState.RELEASING:
+                return
+        self._free(task)
+
+    def _free(self, task: Task) -> None:
+        """The one place where a task ends and its blocks come back."""
+        del self._tasks[task.id]
+        self._pool.free(task.blocks)
+        self._reserve()
+
+    # Memory.
+
+    def _reserve(self) -> None:
+        """Promise blocks to the tasks that wait for them, first come, first served."""
+        while self._newcomers:
+            task = self._newcomers[0]
+            needed = self._engine.layout.blocks_for(len(task.history))
+            if not batching.may_reserve(needed, self._pool.free_count, len(self._running)):
+                return
+            self._newcomers.popleft()
+            self._take_blocks(task, needed)
+            task.state = TaskState.EXPECTED
+            assert task.source_id is not None
+            self._receiver.expect(task.transfer_id, task.source_id, task.blocks)
+
+    def _take_blocks(self, task: Task, count: int) -> None:
+        blocks = self._pool.allocate(count)
+        assert blocks is not None, "the caller looked at free_count"
+        task.blocks.extend(blocks)
+
+    def _grow(self) -> None:
+        """Give every running task room for its next token; preempt the latest if there is none."""
+        for task in sorted(self._running, key=lambda task: task.arrival):
+            if task.state is not TaskState.RUNNING:
+                continue  # Preempted for an earlier one.
+            if self._engine.layout.blocks_for(len(task.history)) <= len(task.blocks):
+                continue
+            if self._pool.free_count == 0:
+                self._preempt_latest()
+            if task.state is TaskState.RUNNING:
+                self._take_blocks(task, 1)
+
+    def _preempt_latest(self) -> None:
+        victim = self._running.pop(batching.pick_victim([task.arrival for task in self._running]))
+        # Not _free: the block is for a running task, not for a newcomer.
+        victim.state = TaskState.RELEASING
+        del self._tasks[victim.id]
+        self._pool.free(victim.blocks)
+        self._emit(Preempted(victim.id))
+
+    # Iterations.
+
+    def iterate(self) -> bool:
+        """Run one iteration; False if there was nothing that could run."""
+        self._grow()
+        prompts = self._start_prompts()
+        batch = prompts + self._running
+        if not batch:
+            return False
+        try:
+            samples = self._step(prompts, batch)
+        except _Abandoned:
+            for task in prompts:
+                self._cancel(task.id)
+            return True
+        except Exception as error:
+            log.exception("iteration of %d requests failed", len(batch))
+            self._fail_batch(batch, f"engine failed: {error}")
+            return True
+        self._finish_iteration(batch, samples)
+        return True
+
+    def _start_prompts(self) -> list[Task]:
+        """Move the prompts of the next iteration out of the queue and give them blocks."""
+        slots = self._limits.batch_requests - len(self._running)
+        lengths = [len(task.history) for task in islice(self._prompts, max(0, slots))]
+        needed = [self._engine.layout.blocks_for(tokens) for tokens in lengths]
+        count = batching.count_prompts(
+            lengths,
+            needed,
+            self._pool.free_count - len(self._running),
+            slots,
+            self._limits.prompt_batch_tokens,
+        )
+        started = [self._prompts.popleft() for _ in range(count)]
+        for task, blocks in zip(started, needed, strict=False):
+            self._take_blocks(task, blocks)
+            task.state = TaskState.PROMPT
+            if task.target is not None:
+                one_piece = len(task.history) < self._limits.one_piece_below_tokens
+                self._sender.begin(task.transfer_id, task.target, task.blocks, one_piece)
+        if started:
+            self._emit(PromptsStarted([task.id for task in started]))
+        return started
+
+    def _step(self, prompts: list[Task], batch: list[Task]) -> list[Sample]:
+        works: list[Work] = [task.prompt_work() for task in prompts]
+        works += [task.token_work() for task in self._running]
+        ids = {task.id for task in batch}
+        leaving = [task.transfer_id for task in prompts if task.target is not None]
+
+        def on_layer(layer: int) -> None:
+            if self._cancelled >= ids:
+                raise _Abandoned
+            if leaving:
+                self._sender.layer_ready(leaving, layer)
+
+        samples = self._engine.step(works, on_layer if prompts else None)
+        return [sample for sample in samples if sample is not None]
+
+    def _finish_iteration(self, batch: list[Task], samples: list[Sample]) -> None:
+        outputs = [
+            Output(task.id, len(task.history), sample, task.append(sample.token))
+            for task, sample in zip(batch, samples, strict=True)
+        ]
+        self._emit(Outputs(outputs))
+        for task, output in zip(batch, outputs, strict=True):
+            if output.finish is not None:
+                self._cancel(task.id)
+            elif task.state is TaskState.PROMPT:
+                self._leave_prompt_phase(task)
+
+    def _leave_prompt_phase(self, task: Task) -> None:
+        if task.target is None:
+            task.state = TaskState.RUNNING
+            self._running.append(task)
+            return
+        task.state = TaskState.SENDING
+        self._sender.finish(task.transfer_id, msgspec.msgpack.encode(task.history[-1]))
+
+    def _fail_batch(self, batch: list[Task], reason: str) -> None:
+        for task in batch:
+            self._emit(TaskFailed(task.id, reason, in_transfer=False))
+            self._cancel(task.id)

@@ -1,0 +1,61 @@
+"""``/v1/completions``: one or several plain prompts to a job."""
+
+from splitwise.serving.openai.errors import ApiError, invalid
+from splitwise.serving.openai.generate import Job
+from splitwise.serving.openai.jobs import Front, make_job
+from splitwise.serving.openai.protocol import CompletionRequest, Prompt
+from splitwise.serving.openai.rendering import CompletionRenderer
+from splitwise.serving.openai.unsupported import refuse_unsupported
+from splitwise.serving.openai.validation import (
+    check_choices,
+    check_logprobs,
+    check_max_tokens,
+    check_model,
+    check_room,
+    check_token_ids,
+)
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for plain completions."""
+
+
+async def prepare_completion(request: CompletionRequest, front: Front, unique_id: str) -> Job:
+    """Validate a completion request and tokenise its prompts.
+
+    Raises:
+        ApiError: 400 or 404, naming the field.
+    """
+    check_model(request.model, front.model.name)
+    refuse_unsupported(request)
+    logprobs = None
+    if request.logprobs is not None:
+        logprobs = check_logprobs("logprobs", request.logprobs, front.limits)
+    prompts = _split(request.prompt)
+    n = check_choices("prompt", len(prompts), request.n, front.limits)
+    max_tokens = check_max_tokens("max_tokens", request.max_tokens)
+    sized: list[tuple[list[int], int]] = []
+    for place, prompt in enumerate(prompts):
+        where = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
+        if isinstance(prompt, str):
+            prompt = await front.codec.encode(prompt, request.add_special_tokens is not False)
+        room = check_room(where, len(prompt), max_tokens, DEFAULT_MAX_TOKENS, front.model)
+        check_token_ids(where, prompt, front.model)
+        sized.append((prompt, room))
+    return make_job(request, sized, n, logprobs, CompletionRenderer, front, unique_id)
+
+
+def _split(prompt: Prompt) -> list[str | list[int]]:
+    """The prompts of a request: a string, token ids, or a list of either."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise invalid("prompt", [], "send a string or at least one token id")
+    if all(isinstance(entry, int) for entry in prompt):
+        return [[entry for entry in prompt if isinstance(entry, int)]]
+    if all(isinstance(entry, str) for entry in prompt):
+        return [entry for entry in prompt if isinstance(entry, str)]
+    if all(isinstance(entry, list) for entry in prompt):
+        return [entry for entry in prompt if isinstance(entry, list)]
+    raise ApiError(
+        400, "prompt mixes strings, token ids and lists: send a list of one kind", "prompt"
+    )

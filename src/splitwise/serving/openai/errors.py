@@ -1,0 +1,111 @@
+"""What goes wrong, in the shape that OpenAI's clients read."""
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from splitwise.serving.generation import GenerationFailed, Overloaded, Unavailable
+from splitwise.serving.http import BodyTimeout, BodyTooLarge, HttpLimits
+
+
+class ErrorBody(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(msgspec.Struct):
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """An answer other than success. ``param`` names the field that is at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+        retry_after_s: float | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.answer = ErrorAnswer(ErrorBody(message, kind, param, code))
+        self.retry_after_s = retry_after_s
+        self.allow = allow
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self.answer)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        if self.retry_after_s is not None:
+            return [(b"retry-after", str(math.ceil(self.retry_after_s)).encode("ascii"))]
+        if self.allow is not None:
+            return [(b"allow", self.allow.encode("ascii"))]
+        return []
+
+
+def invalid(param: str, value: Any, remedy: str, code: str | None = None) -> ApiError:
+    """400 for a field: its name, its value (shortened) and what to do."""
+    shown = repr(value)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return ApiError(400, f"{param} is {shown}: {remedy}", param, code)
+
+
+FORESEEN: Final = (
+    ApiError,
+    BodyTooLarge,
+    BodyTimeout,
+    Overloaded,
+    Unavailable,
+    GenerationFailed,
+    TimeoutError,
+)
+
+
+def as_api_error(error: Exception, limits: HttpLimits) -> ApiError:
+    """The answer for one of the ``FORESEEN`` exceptions; 500 for any other."""
+    match error:
+        case ApiError():
+            return error
+        case BodyTooLarge():
+            return ApiError(
+                413,
+                f"the request body is larger than {limits.max_body_bytes} bytes: send less",
+                code="request_too_large",
+            )
+        case BodyTimeout():
+            return ApiError(
+                408, f"the request body did not arrive within {limits.body_timeout_s:g} s: retry"
+            )
+        case Overloaded():
+            return ApiError(
+                429,
+                f"{error}: retry after {math.ceil(error.retry_after_s)} s",
+                code="rate_limit_exceeded",
+                kind="rate_limit_error",
+                retry_after_s=error.retry_after_s,
+            )
+        case Unavailable():
+            return ApiError(503, f"{error}: retry later", None, "unavailable", "server_error")
+        case GenerationFailed():
+            return ApiError(500, f"{error}: retry", None, "generation_failed", "server_error")
+        case TimeoutError():
+            return ApiError(
+                504,
+                f"the request took longer than {limits.request_timeout_s:g} s: ask for less",
+                code="timeout",
+                kind="server_error",
+            )
+    return ApiError(
+        500,
+        "the server failed on this request: its log says more under the X-Request-Id",
+        code="internal_error",
+        kind="server_error",
+    )

@@ -1,0 +1,73 @@
+"""Prompts and settings to a ``Job``: what chat and plain completions do alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from splitwise.serving.generation import GenerationRequest
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.openai.errors import invalid
+from splitwise.serving.openai.generate import Job
+from splitwise.serving.openai.protocol import GenerationFields, StreamOptions
+from splitwise.serving.openai.rendering import Renderer
+from splitwise.serving.openai.validation import (
+    ModelFacts,
+    choice_seed,
+    output_options,
+    sampling_params,
+)
+from splitwise.serving.text import TextCodec
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a request is validated against."""
+
+    codec: TextCodec
+    model: ModelFacts
+    limits: HttpLimits
+
+
+def make_job(
+    fields: GenerationFields,
+    prompts: list[tuple[list[int], int]],
+    n: int,
+    logprobs: int | None,
+    renderer: Callable[[str, str, TextCodec, bool], Renderer],
+    front: Front,
+    unique_id: str,
+) -> Job:
+    """``n`` generation requests for each prompt; the choices of a prompt follow each other.
+
+    ``prompts`` are token ids with the number of tokens to generate. The ``i``-th choice of every
+    prompt has ``choice_seed(seed, i)``, so that a prompt's answers do not depend on its
+    neighbours.
+    """
+    sampling = sampling_params(fields, logprobs)
+    output = output_options(fields, logprobs, front.model, front.limits)
+    if fields.stream_options is not None and not fields.stream:
+        raise invalid("stream_options", fields.stream_options, "set stream to true with it")
+    seeded = [
+        msgspec.structs.replace(sampling, seed=choice_seed(sampling.seed, choice))
+        for choice in range(n)
+    ]
+    requests = [
+        GenerationRequest(
+            f"{unique_id}-{place * n + choice}",
+            tokens,
+            max_tokens,
+            seeded[choice],
+            list(output.stop_token_ids),
+        )
+        for place, (tokens, max_tokens) in enumerate(prompts)
+        for choice in range(n)
+    ]
+    return Job(
+        requests,
+        sum(len(tokens) for tokens, _ in prompts),
+        output,
+        renderer(unique_id, front.model.name, front.codec, logprobs is not None),
+        bool(fields.stream),
+        fields.stream_options or StreamOptions(),
+    )

@@ -1,0 +1,157 @@
+"""Where workers dial in: the cluster scheduler's end of the control connections.
+
+The life of a connection:
+
+1. The scheduler sends a ``Challenge``; the worker answers with ``Register``, which proves the
+   cluster key. What does not fit is ``Refused`` with a reason.
+2. ``Welcome``; the machine is in the cluster. Messages go both ways.
+3. The connection ends, or stays silent for ``SILENCE_LIMIT_S``: the machine is lost.
+"""
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from typing import Final
+
+import msgspec
+
+from splitwise.serving.cluster import Cluster
+from splitwise.serving.messages import (
+    PROTOCOL_VERSION,
+    Challenge,
+    Refused,
+    Register,
+    Shutdown,
+    ToScheduler,
+    Welcome,
+)
+from splitwise.serving.wire import Wire, WireError, prove
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_LIMIT_S: Final = 10.0
+SILENCE_LIMIT_S: Final = 15.0
+
+
+class WorkerLink:
+    """A registered worker's connection (``cluster.MachineLink``)."""
+
+    def __init__(self, wire: Wire[ToScheduler], register: Register) -> None:
+        self.wire = wire
+        self.register = register
+
+    def send(self, message: msgspec.Struct) -> None:
+        self.wire.send(message)
+
+
+class SchedulerServer:
+    """Accepts workers into a cluster."""
+
+    def __init__(self, cluster: Cluster, cluster_key: str) -> None:
+        self._cluster = cluster
+        self._cluster_key = cluster_key
+        self._links: set[WorkerLink] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._closing = False
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address that workers dial."""
+        self._server = await asyncio.start_server(self._on_connect, host, port)
+        self._tasks.add(asyncio.create_task(self._watch_clock()))
+        bound = self._server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    async def close(self) -> None:
+        """Tell every worker to end and wait until its connection has."""
+        self._closing = True
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links):
+            link.send(Shutdown())
+        if self._links:
+            connections = [task for task in self._tasks if task.get_name() == "worker"]
+            await asyncio.wait(connections, timeout=HANDSHAKE_LIMIT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._cluster.fail_overdue(time.monotonic())
+
+    async def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("worker")
+        self._tasks.add(task)
+        wire: Wire[ToScheduler] = Wire(reader, writer, ToScheduler)
+        try:
+            link = await asyncio.wait_for(self._handshake(wire), HANDSHAKE_LIMIT_S)
+            if link is not None:
+                await self._serve(link)
+        except (TimeoutError, OSError, EOFError, WireError, msgspec.MsgspecError) as error:
+            log.warning("a worker's connection failed before it joined: %s", error or "timed out")
+        finally:
+            self._tasks.discard(task)
+            await wire.close()
+
+    async def _handshake(self, wire: Wire[ToScheduler]) -> WorkerLink | None:
+        nonce = os.urandom(16)
+        wire.send(Challenge(nonce))
+        register = await wire.receive()
+        if not isinstance(register, Register):
+            wire.send(Refused("the first message must be Register"))
+            return None
+        expected = prove(self._cluster_key, nonce, register.machine_id)
+        if not hmac.compare_digest(expected, register.proof):
+            wire.send(Refused("wrong cluster key; set SPLITWISE_CLUSTER_KEY to the cluster's"))
+            return None
+        if register.version != PROTOCOL_VERSION:
+            wire.send(
+                Refused(
+                    f"protocol version {register.version}, the cluster speaks {PROTOCOL_VERSION}; "
+                    "install the same version of splitwise everywhere"
+                )
+            )
+            return None
+        return WorkerLink(wire, register)
+
+    async def _serve(self, link: WorkerLink) -> None:
+        name = link.register.machine_id
+        try:
+            index = self._cluster.join(link)
+        except ValueError as error:
+            log.warning("machine %s refused: %s", name, error)
+            link.send(Refused(str(error)))
+            return
+        link.send(Welcome())
+        self._links.add(link)
+        log.info(
+            "machine %s joined the %s pool: cache of %d tokens",
+            name,
+            link.register.pool.name.lower(),
+            link.register.layout.blocks * link.register.layout.block_tokens,
+        )
+        reason = "connection closed"
+        try:
+            clock = asyncio.get_running_loop().time
+            async with asyncio.timeout(SILENCE_LIMIT_S) as silence:
+                while True:
+                    message = await link.wire.receive()
+                    silence.reschedule(clock() + SILENCE_LIMIT_S)
+                    self._cluster.receive(index, message)
+        except TimeoutError:
+            reason = f"silent for {SILENCE_LIMIT_S:g} s"
+        except (OSError, EOFError):
+            pass
+        except (WireError, ValueError) as error:
+            reason = str(error)
+        finally:
+            self._links.discard(link)
+            if not self._closing:
+                log.warning("machine %s lost: %s", name, reason)
+            self._cluster.lose(index)

@@ -1,0 +1,225 @@
+"""A worker: the process that runs one machine.
+
+1. Build the engine (weights, cache) and open the machine's transfer endpoints.
+2. Dial the cluster scheduler, prove the cluster key, register.
+3. The engine thread alternates between taking in messages and running iterations. Messages reach
+   it through ``_inbox``: commands from the cluster scheduler (producer: the asyncio thread) and
+   events of transfers (producer: the transfer threads). What the machine has to say goes back
+   through the asyncio thread.
+4. ``Shutdown``, SIGTERM, a lost scheduler, or a failure of the engine thread ends the worker;
+   every resource is closed on every one of these ways.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from typing import Final
+
+import msgspec
+
+from splitwise.engine.base import Engine
+from splitwise.scheduling.pools import Pool
+from splitwise.serving.machine import Command, Machine, MachineLimits, TransferEvent
+from splitwise.serving.messages import (
+    Cancel,
+    Challenge,
+    Expect,
+    Refused,
+    Register,
+    RunPrompt,
+    Shutdown,
+    ToWorker,
+    Welcome,
+)
+from splitwise.serving.wire import Wire, prove
+from splitwise.transfer import KVReceiver, KVSender
+
+log = logging.getLogger(__name__)
+
+CONNECT_LIMIT_S: Final = 15.0
+STATUS_PERIOD_S: Final = 1.0
+STOP_LIMIT_S: Final = 30.0
+THREAD_SWITCH_S: Final = 0.0005
+"""The engine's thread yields the interpreter this often (Python's default is ten times longer), so
+that a token or a cancel does not wait for it."""
+
+
+class WorkerError(Exception):
+    """The worker cannot run; the message says why and what to do."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """How a worker is to run its machine."""
+
+    machine_id: str
+    pool: Pool
+    join_host: str
+    join_port: int
+    cluster_key: str
+    transport: str | None = None
+    """Force this transport; None chooses by what both ends can do."""
+    checksum: bool = False
+    limits: MachineLimits = MachineLimits()
+
+
+class Worker:
+    """One machine's process: control connection, inbox, engine thread."""
+
+    def __init__(self, engine: Engine, options: WorkerOptions) -> None:
+        self._engine = engine
+        self._options = options
+        self._inbox: queue.SimpleQueue[Command | TransferEvent | Shutdown] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            WorkerError: the cluster scheduler cannot be reached or refuses this machine.
+        """
+        options = self._options
+        with ExitStack() as resources:
+            receiver = KVReceiver(
+                self._engine.memory,
+                self._engine.layout,
+                options.machine_id,
+                options.cluster_key,
+                on_event=self._inbox.put,
+            )
+            resources.callback(receiver.close)
+            sender = KVSender(
+                self._engine.memory,
+                self._engine.layout,
+                options.machine_id,
+                options.cluster_key,
+                on_event=self._inbox.put,
+                transport=options.transport,
+                checksum=options.checksum,
+            )
+            resources.callback(sender.close)
+            wire = await self._connect()
+            try:
+                await self._register(wire, receiver)
+                await self._serve(wire, sender, receiver)
+            finally:
+                await wire.close()
+
+    async def _connect(self) -> Wire[ToWorker]:
+        host, port = self._options.join_host, self._options.join_port
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                reader, writer = await asyncio.open_connection(host, port)
+        except (OSError, TimeoutError) as error:
+            raise WorkerError(
+                f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
+                "start the gateway first and name its worker port"
+            ) from error
+        return Wire(reader, writer, ToWorker)
+
+    async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
+        options = self._options
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            challenge = await wire.receive()
+            if not isinstance(challenge, Challenge):
+                raise WorkerError(f"expected a challenge from the scheduler, got {challenge}")
+            wire.send(
+                Register(
+                    machine_id=options.machine_id,
+                    pool=options.pool,
+                    proof=prove(options.cluster_key, challenge.nonce, options.machine_id),
+                    model=self._engine.model,
+                    layout=self._engine.layout,
+                    address=receiver.address,
+                )
+            )
+            answer = await wire.receive()
+        if isinstance(answer, Refused):
+            raise WorkerError(f"the cluster refused this machine: {answer.reason}")
+        if not isinstance(answer, Welcome):
+            raise WorkerError(f"expected a welcome from the scheduler, got {answer}")
+
+    async def _serve(self, wire: Wire[ToWorker], sender: KVSender, receiver: KVReceiver) -> None:
+        loop = asyncio.get_running_loop()
+
+        def emit(message: msgspec.Struct) -> None:
+            loop.call_soon_threadsafe(wire.send, message)
+
+        machine = Machine(self._engine, sender, receiver, emit, self._options.limits)
+        engine = loop.run_in_executor(None, self._engine_loop, machine)
+        listen = asyncio.create_task(self._listen(wire, machine))
+        beat = asyncio.create_task(self._beat(wire, machine))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, listen.cancel)
+        try:
+            await asyncio.wait([engine, listen, beat], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._stopping.set()
+            self._inbox.put(Shutdown())
+            listen.cancel()
+            beat.cancel()
+            async with asyncio.timeout(STOP_LIMIT_S):
+                await asyncio.gather(listen, beat, return_exceptions=True)
+                await engine
+
+    async def _listen(self, wire: Wire[ToWorker], machine: Machine) -> None:
+        """Take commands until told to stop, or until the scheduler is gone."""
+        while True:
+            try:
+                message = await wire.receive()
+            except (OSError, EOFError):
+                log.warning("the cluster scheduler is gone; this worker ends")
+                return
+            if isinstance(message, Shutdown):
+                return
+            if isinstance(message, Cancel):
+                machine.note_cancel(message.task)
+            if isinstance(message, RunPrompt | Expect | Cancel):
+                self._inbox.put(message)
+
+    async def _beat(self, wire: Wire[ToWorker], machine: Machine) -> None:
+        while True:
+            wire.send(machine.status())
+            await asyncio.sleep(STATUS_PERIOD_S)
+
+    def _engine_loop(self, machine: Machine) -> None:
+        has_run = False
+        while not self._stopping.is_set():
+            self._drain(machine, wait=not has_run)
+            if not self._stopping.is_set():
+                has_run = machine.iterate()
+
+    def _drain(self, machine: Machine, wait: bool) -> None:
+        """Take in all messages; with ``wait``, wait for one first."""
+        try:
+            message = self._inbox.get(block=wait)
+            while not isinstance(message, Shutdown):
+                machine.handle(message)
+                message = self._inbox.get(block=False)
+        except queue.Empty:
+            return
+
+
+def run_worker(engine: Engine, options: WorkerOptions) -> None:
+    """Run a worker in this process until it is told to stop; closes the engine.
+
+    Raises:
+        WorkerError: see ``Worker.run``.
+    """
+    import uvloop
+
+    sys.setswitchinterval(THREAD_SWITCH_S)
+    try:
+        uvloop.run(Worker(engine, options).run())
+    finally:
+        engine.close()
+
+
+def pin_to_cores(cores: list[int]) -> None:
+    """Keep this process on ``cores``, so that workers on one host do not fight over them."""
+    if cores:
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,30 @@
+"""Where a receiver is reached, and whether that is on this host."""
+
+import functools
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class ReceiverAddress(msgspec.Struct, frozen=True):
+    """All that a sender must know to dial a receiver. Plain data: others pass it on."""
+
+    machine_id: str
+    host: str
+    port: int
+    """TCP."""
+    unix_name: str
+    """Name of an abstract unix socket (its leading NUL left out); empty where there is none."""
+    host_identity: str
+    device: str
+    """``cpu`` or ``cuda:N``."""
+    transports: tuple[str, ...]
+    """What the receiver offers, best first."""
+
+
+@functools.cache
+def host_identity() -> str:
+    """Equal in two processes that share a kernel and its abstract unix sockets."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id}/{os.readlink('/proc/self/ns/net')}"

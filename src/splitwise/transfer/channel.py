@@ -1,0 +1,151 @@
+"""A socket on a transfer thread's event loop: bytes go straight between it and the caller's memory.
+
+asyncio's own streams copy what they carry and cannot pass file descriptors; this does neither.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from splitwise.transfer.errors import LinkError, LinkLost
+from splitwise.transfer.messages import HEADER, AnyMessage, Message, body_bytes, decode, encode
+
+Buffer = bytes | bytearray | memoryview
+
+_BUFFERS_A_CALL = 512  # the kernel takes at most 1024 (IOV_MAX)
+
+
+class Channel:
+    """One connected stream socket. At most one coroutine reads and one writes at a time."""
+
+    def __init__(self, sock: socket.socket, write_s: float) -> None:
+        """``write_s``: how long the peer may leave our bytes lying before the channel fails."""
+        sock.setblocking(False)
+        self.sock = sock
+        self._write_s = write_s
+        self._loop = asyncio.get_running_loop()
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._interrupted: LinkError | None = None
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """Hand all bytes to the kernel.
+
+        Raises:
+            LinkError: the peer left them lying too long.
+            LinkLost: the peer is gone.
+        """
+        left = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        while left:
+            try:
+                sent = self.sock.sendmsg(left[:_BUFFERS_A_CALL])
+            except BlockingIOError:
+                await self._until_writable()
+                continue
+            except OSError as error:
+                raise LinkLost(f"connection lost: {error}") from error
+            left = _after(left, sent)
+
+    async def receive_into(self, view: memoryview) -> None:
+        """Fill ``view``.
+
+        Raises:
+            LinkLost: the peer is gone.
+        """
+        while len(view):
+            received = self.try_receive(view)
+            if not received:
+                await self.until_readable()
+            view = view[received:]
+
+    def try_receive(self, view: memoryview) -> int:
+        """Receive what is there already, at most ``view``; 0 where nothing is.
+
+        Raises:
+            LinkLost: the peer is gone.
+        """
+        if self._interrupted is not None:
+            raise self._interrupted
+        try:
+            received = self.sock.recv_into(view)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise LinkLost(f"connection lost: {error}") from error
+        if not received:
+            raise LinkLost("the peer closed the connection")
+        return received
+
+    async def send_message(self, message: Message) -> None:
+        await self.send([encode(message)])
+
+    async def receive_message(self, limit_bytes: int) -> AnyMessage:
+        """
+        Raises:
+            LinkError: not a frame of this protocol, or too long a one.
+        """
+        header = bytearray(HEADER.size)
+        await self.receive_into(memoryview(header))
+        body = bytearray(body_bytes(header, limit_bytes))
+        await self.receive_into(memoryview(body))
+        return decode(body)
+
+    async def until_readable(self) -> None:
+        self._reader = self._loop.create_future()
+        self._loop.add_reader(self.sock, _wake, self._reader)
+        try:
+            await self._reader
+        finally:
+            if self.sock.fileno() >= 0:
+                self._loop.remove_reader(self.sock)
+
+    async def _until_writable(self) -> None:
+        self._writer = self._loop.create_future()
+        self._loop.add_writer(self.sock, _wake, self._writer)
+        try:
+            async with asyncio.timeout(self._write_s):
+                await self._writer
+        except TimeoutError:
+            raise LinkError(f"the peer has taken no data for {self._write_s:g} s") from None
+        finally:
+            if self.sock.fileno() >= 0:
+                self._loop.remove_writer(self.sock)
+
+    def interrupt(self, error: LinkError) -> None:
+        """Make the coroutine that reads raise ``error``."""
+        self._interrupted = error
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(error)
+
+    def shut_down_writing(self) -> None:
+        """Say no more: the peer reads an end of file. Reading goes on."""
+        self._interrupted = None
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise LinkLost(f"connection lost: {error}") from error
+
+    def close(self) -> None:
+        """Close the socket; coroutines that wait on it raise LinkLost."""
+        if self.sock.fileno() < 0:
+            return
+        self._loop.remove_reader(self.sock)
+        self._loop.remove_writer(self.sock)
+        for waiter in (self._reader, self._writer):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(LinkLost("this machine closed the connection"))
+        self.sock.close()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _after(buffers: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of ``buffers`` once their first ``sent`` bytes are gone."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [buffer[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []

@@ -1,0 +1,111 @@
+"""Where senders come in: listening sockets, and the handshake behind them."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from splitwise.transfer.address import ReceiverAddress, host_identity
+from splitwise.transfer.channel import Channel
+from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.handshake import admit
+from splitwise.transfer.link import tune
+from splitwise.transfer.messages import Hello, Welcome
+from splitwise.transfer.thread import LoopThread
+from splitwise.transfer.transports.choice import ONE_SIDED
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 128
+
+Check = Callable[[Hello], None]
+MakeWelcome = Callable[[Hello, bytes], Welcome]
+Serve = Callable[[Channel, Hello, Welcome], Coroutine[Any, Any, None]]
+
+
+class Door:
+    """A TCP listener and, for one-sided transports, an abstract unix socket (it has no file)."""
+
+    def __init__(
+        self,
+        machine_id: str,
+        cluster_key: str,
+        host: str,
+        device: str,
+        transports: tuple[str, ...],
+        deadlines: Deadlines,
+    ) -> None:
+        """
+        Raises:
+            OSError: ``host`` is not an address of this machine.
+        """
+        self._machine_id = machine_id
+        self._cluster_key = cluster_key
+        self._deadlines = deadlines
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        tcp = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+        self._listeners = [(tcp, frozenset(transports) - ONE_SIDED)]
+        unix_name = ""
+        if ONE_SIDED & set(transports):
+            unix_name = f"splitwise-{secrets.token_hex(8)}"
+            unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            unix.bind("\0" + unix_name)
+            unix.listen(_BACKLOG)
+            self._listeners.append((unix, frozenset(transports) & ONE_SIDED))
+        self.address = ReceiverAddress(
+            machine_id, host, tcp.getsockname()[1], unix_name, host_identity(), device, transports
+        )
+
+    def open(self, thread: LoopThread, check: Check, welcome: MakeWelcome, serve: Serve) -> None:
+        """On ``thread``: admit senders and ``serve`` each connection in a task of its own."""
+        for listener, transports in self._listeners:
+            listener.setblocking(False)
+            work = self._listen(thread, listener, transports, check, welcome, serve)
+            thread.spawn(work, "listener")
+
+    async def _listen(
+        self,
+        thread: LoopThread,
+        listener: socket.socket,
+        transports: frozenset[str],
+        check: Check,
+        welcome: MakeWelcome,
+        serve: Serve,
+    ) -> None:
+        def check_all(hello: Hello) -> None:
+            if hello.transport not in transports:
+                raise LinkError(f"transport {hello.transport!r} is not offered here")
+            check(hello)
+
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(listener)
+                except OSError as error:
+                    # Out of descriptors, or the caller has hung up; the next may fare better.
+                    logger.warning("could not accept a connection: %s", error)
+                    await asyncio.sleep(0.1)
+                    continue
+                thread.spawn(self._receive(sock, check_all, welcome, serve), "connection")
+
+    async def _receive(
+        self, sock: socket.socket, check: Check, welcome: MakeWelcome, serve: Serve
+    ) -> None:
+        tune(sock)
+        channel = Channel(sock, self._deadlines.write_s)
+        try:
+            async with asyncio.timeout(self._deadlines.connect_s):
+                hello, welcomed = await admit(
+                    channel, self._machine_id, self._cluster_key, check, welcome
+                )
+            await serve(channel, hello, welcomed)
+        except TimeoutError:
+            logger.warning("dropped a connection: no handshake in time")
+        except (LinkError, OSError) as error:
+            logger.warning("dropped a connection: %s", error)
+        finally:
+            channel.close()

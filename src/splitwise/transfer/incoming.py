@@ -1,0 +1,92 @@
+"""One transfer as the receiver sees it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from splitwise.transfer.channel import Channel
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.events import ReceiverEvent
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.link import Link
+from splitwise.transfer.messages import Done
+from splitwise.transfer.runs import contiguous
+
+
+@dataclass(eq=False)
+class SenderLink:
+    """An open link from one sender, with the transfers granted over it."""
+
+    link: Link
+    sender_id: str
+    transport: str
+    one_sided: bool
+    """The sender writes into our cache by itself: only its word, or its end, makes that stop."""
+    task: "asyncio.Task[None] | None"
+    streams: list[Channel] = field(default_factory=list)
+    transfers: "dict[int, Incoming]" = field(default_factory=dict)
+    next_transfer: int = 0
+
+    def find(self, number: int) -> "Incoming | None":
+        """The live transfer ``number``, None for one that has ended.
+
+        Raises:
+            LinkError: never granted.
+        """
+        if number >= self.next_transfer:
+            raise LinkError(f"transfer {number} was never granted on this link")
+        return self.transfers.get(number)
+
+
+@dataclass(eq=False)
+class Incoming:
+    """Expected, then granted over a link; gone with its one event."""
+
+    transfer_id: str
+    sender_id: str
+    blocks: list[int]
+    timer: asyncio.TimerHandle | None = None
+    over: SenderLink | None = None
+    number: int = -1
+    done: Done | None = None
+    outcome: ReceiverEvent | None = None
+    """Set once it is stopped or over: nothing is written any more, and this is its event."""
+    pieces: "Pieces | None" = None
+    """What has arrived, where the receiver does the writing (TCP)."""
+
+
+class Pieces:
+    """Which chunks of a transfer have come over the streams, each exactly once."""
+
+    def __init__(self, layout: CacheLayout, blocks: list[int]) -> None:
+        self._layout = layout
+        self._blocks = blocks
+        self._seen = bytearray(layout.layers * len(blocks))
+        self._missing = len(self._seen)
+
+    @property
+    def complete(self) -> bool:
+        return self._missing == 0
+
+    def place(self, layer: int, first: int, count: int) -> list[tuple[int, int]]:
+        """Where ``count`` blocks of the table from its ``first`` entry go: (offset, bytes) each.
+
+        Raises:
+            LinkError: outside what was granted, or sent before.
+        """
+        if layer >= self._layout.layers or not 0 < count <= len(self._blocks) - first:
+            raise LinkError(
+                f"piece of layer {layer}, entries {first} to {first + count}, for a transfer of "
+                f"{self._layout.layers} layers and {len(self._blocks)} blocks"
+            )
+        at = layer * len(self._blocks) + first
+        if any(self._seen[at : at + count]):
+            raise LinkError(f"piece of layer {layer}, entries from {first}, came twice")
+        self._seen[at : at + count] = b"\1" * count
+        size = self._layout.block_bytes
+        return [
+            (self._layout.offset_bytes(layer, block), length * size)
+            for block, length in contiguous(self._blocks[first : first + count])
+        ]
+
+    def landed(self, count: int) -> None:
+        self._missing -= count

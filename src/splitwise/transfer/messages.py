@@ -1,0 +1,155 @@
+"""The control frames between a sender and a receiver, and their one codec.
+
+A frame is a header (protocol version, u16; body length, u32; both big-endian) and a msgpack body.
+The handshake's frames come first, in the order below; then grants, revocations and answers flow
+from the receiver, signals and stops from the sender. Keys and values are never in a frame.
+"""
+
+import struct
+
+import msgspec
+
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.events import TransferStats
+from splitwise.transfer.layout import CacheLayout
+
+PROTOCOL_VERSION = 1
+HEADER = struct.Struct("!HI")
+HANDSHAKE_LIMIT_BYTES = 4096
+"""Of a frame from a peer that has not yet proved itself."""
+FRAME_LIMIT_BYTES = 16 * 2**20
+PAYLOAD_LIMIT_BYTES = 8 * 2**20
+"""Of what ``finish`` carries."""
+
+
+class Message(msgspec.Struct, tag=True, frozen=True):
+    """A control frame's body."""
+
+
+class Hello(Message, frozen=True):
+    """Sender, first on every connection. ``link`` names the link that a data stream joins."""
+
+    machine_id: str
+    nonce: bytes
+    layout: CacheLayout
+    transport: str
+    link: int | None = None
+
+
+class Challenge(Message, frozen=True):
+    """Receiver's half of what the proofs are made over."""
+
+    machine_id: str
+    nonce: bytes
+
+
+class Proof(Message, frozen=True):
+    """Sender knows the cluster key."""
+
+    mac: bytes
+
+
+class Welcome(Message, frozen=True):
+    """Receiver knows it too, and takes the sender in. ``handle`` opens a cache on a device."""
+
+    mac: bytes
+    link: int
+    layout: CacheLayout
+    handle: bytes = b""
+
+
+class Refused(Message, frozen=True):
+    """Receiver: the last frame before it gives up the link."""
+
+    reason: str
+
+
+class Grant(Message, frozen=True):
+    """Receiver: put the transfer into these blocks, in the order of the request's block table.
+
+    ``number`` stands for the transfer on this link from here on; it is never used again.
+    """
+
+    number: int
+    transfer_id: str
+    blocks: list[int]
+
+
+class Revoke(Message, frozen=True):
+    """Receiver: stop, and say so."""
+
+    number: int
+    reason: str
+
+
+class Done(Message, frozen=True):
+    """Sender: the last put is made. One a transfer.
+
+    ``finished_s`` is the sender's monotonic clock at ``finish``, where the receiver can read it;
+    ``put_s`` is the time from then to the last put. ``checksums`` holds one crc32 a layer.
+    """
+
+    number: int
+    payload: bytes
+    early_bytes: int
+    puts: int
+    put_s: float
+    finished_s: float | None = None
+    checksums: list[int] | None = None
+
+
+class Stopped(Message, frozen=True):
+    """Sender: no put is under way and none will start. The transfer will not arrive."""
+
+    number: int
+    reason: str
+
+
+class Answer(Message, frozen=True):
+    """Receiver, to Done: what it cost, or why it was not taken."""
+
+    number: int
+    stats: TransferStats | None = None
+    error: str = ""
+
+
+AnyMessage = (
+    Hello | Challenge | Proof | Welcome | Refused | Grant | Revoke | Done | Stopped | Answer
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    """The whole frame."""
+    body = _encoder.encode(message)
+    return HEADER.pack(PROTOCOL_VERSION, len(body)) + body
+
+
+def body_bytes(header: bytes | bytearray, limit_bytes: int) -> int:
+    """How long the body after ``header`` is.
+
+    Raises:
+        LinkError: another protocol version, or a longer body than ``limit_bytes``.
+    """
+    version, length = HEADER.unpack(header)
+    if version != PROTOCOL_VERSION:
+        raise LinkError(
+            f"the peer speaks transfer protocol {version}, this machine {PROTOCOL_VERSION}: "
+            "run the same release of splitwise on both"
+        )
+    if length > limit_bytes:
+        raise LinkError(f"frame of {length} bytes where at most {limit_bytes} are allowed")
+    return int(length)
+
+
+def decode(body: bytes | bytearray) -> AnyMessage:
+    """
+    Raises:
+        LinkError: not a message of this protocol.
+    """
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise LinkError(f"bad frame: {error}") from error

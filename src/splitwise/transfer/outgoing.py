@@ -1,0 +1,130 @@
+"""One transfer as the sender sees it, and what can happen to it."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from splitwise.transfer.address import ReceiverAddress
+from splitwise.transfer.events import Cancelled, Failed, SenderEvent, Sent, TransferStats
+from splitwise.transfer.transports.base import Fence, Lane
+
+if TYPE_CHECKING:
+    from splitwise.transfer.peer import Peer
+
+
+@dataclass(frozen=True)
+class LayerReady:
+    """Engine: this layer's keys and values are written once ``fence`` has passed."""
+
+    layer: int
+    fence: Fence
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Worker: all layers are written, and this goes with the signal."""
+
+    payload: bytes
+    fence: Fence
+    finished_s: float
+    early_bytes: int
+
+
+@dataclass(frozen=True)
+class Granted:
+    """Receiver: put it over this lane."""
+
+    peer: "Peer"
+    number: int
+    lane: Lane
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Receiver: all there, and what it cost."""
+
+    stats: TransferStats
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Anyone: no more puts; ``outcome`` ends the transfer."""
+
+    outcome: Cancelled | Failed
+
+
+Happening = LayerReady | Finish | Granted | Answered | Stop
+
+
+@dataclass(eq=False)
+class Outgoing:
+    """From ``begin`` to its one event. Others write to ``mailbox``; its own task does the rest."""
+
+    transfer_id: str
+    address: ReceiverAddress
+    blocks: list[int]
+    one_piece: bool
+    layers: int
+    deadline_s: float
+    """On the sender's loop clock."""
+    mailbox: asyncio.Queue[Happening] = field(default_factory=asyncio.Queue)
+    waiting: deque[LayerReady] = field(default_factory=deque)
+    """Ready and not yet put."""
+    reported: set[int] = field(default_factory=set)
+    grant: Granted | None = None
+    finish: Finish | None = None
+    settled: bool = False
+    """The receiver has been told the last of it: Done or Stopped."""
+    task: "asyncio.Task[None] | None" = None
+    put_layers: int = 0
+    put_bytes: int = 0
+    puts: int = 0
+    checksums: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def may_put(self) -> bool:
+        if self.grant is None or not self.waiting:
+            return False
+        return not self.one_piece or len(self.reported) == self.layers
+
+    @property
+    def may_signal(self) -> bool:
+        return self.finish is not None and self.put_layers == self.layers and not self.settled
+
+    def take(self, happening: Happening) -> SenderEvent | None:
+        """Note what has happened. Returns the transfer's event where this ends it."""
+        match happening:
+            case LayerReady():
+                return self._layer_ready(happening)
+            case Finish():
+                self.finish = happening
+                for layer in range(self.layers):
+                    if layer not in self.reported:
+                        self._layer_ready(LayerReady(layer, happening.fence))
+            case Granted():
+                pass  # the sender has set it; the note wakes the task
+            case Answered():
+                return Sent(self.transfer_id, happening.stats)
+            case Stop():
+                return happening.outcome
+        return None
+
+    def _layer_ready(self, ready: LayerReady) -> Failed | None:
+        if not 0 <= ready.layer < self.layers or ready.layer in self.reported:
+            reason = f"layer {ready.layer} was reported twice, or is not one of {self.layers}"
+            return Failed(self.transfer_id, reason)
+        self.reported.add(ready.layer)
+        self.waiting.append(ready)
+        return None
+
+    @property
+    def waits_for(self) -> str:
+        """What a transfer that has run out of time was waiting for."""
+        if self.finish is None:
+            return "the prompt to finish"
+        if self.grant is None:
+            return f"{self.address.machine_id} to grant blocks"
+        if not self.settled:
+            return "its puts"
+        return f"{self.address.machine_id} to answer"

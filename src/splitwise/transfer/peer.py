@@ -1,0 +1,159 @@
+"""The sender's side of one link: dial, handshake, data path, and the frames that come back."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from splitwise.transfer.address import ReceiverAddress
+from splitwise.transfer.channel import Channel
+from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.handshake import check_layout, introduce
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.link import Link, tune
+from splitwise.transfer.memory import CacheMemory, HostMemory
+from splitwise.transfer.messages import AnyMessage, Grant, Message, Welcome
+from splitwise.transfer.transports.base import Lane, Transport
+from splitwise.transfer.transports.choice import CUDA_IPC, ONE_SIDED, SHARED_MEMORY, choose
+from splitwise.transfer.transports.cuda_ipc import CudaIpcTransport, DeviceMemory
+from splitwise.transfer.transports.shared_memory import SharedMemoryTransport, take_over
+from splitwise.transfer.transports.tcp import TcpTransport
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Home:
+    """This machine, as every one of its links needs it."""
+
+    memory: CacheMemory
+    layout: CacheLayout
+    machine_id: str
+    cluster_key: str
+    transport: str | None
+    """Forced; None leaves the choice to what both ends can do."""
+    streams: int
+    deadlines: Deadlines
+
+
+class Peer:
+    """A receiver that this machine sends to, or tries to."""
+
+    def __init__(self, home: Home, address: ReceiverAddress) -> None:
+        self.address = address
+        self._home = home
+        self._link: Link | None = None
+        self._transport: Transport | None = None
+        self._blocks = 0
+
+    async def run(self, on_frame: Callable[["Peer", AnyMessage], None]) -> None:
+        """Dial, then hand each frame to ``on_frame`` until the link ends.
+
+        Raises:
+            LinkError: always, with the reason why it ended.
+        """
+        with contextlib.ExitStack() as on_exit:
+            try:
+                async with asyncio.timeout(self._home.deadlines.connect_s):
+                    await self._open(on_exit)
+            except TimeoutError:
+                waited_s = self._home.deadlines.connect_s
+                raise LinkError(f"no answer within {waited_s:g} s") from None
+            except OSError as error:
+                raise LinkError(str(error)) from error
+            assert self._link is not None
+            while True:
+                on_frame(self, await self._link.receive())
+
+    def lane(self, grant: Grant, source: Sequence[int]) -> Lane:
+        """
+        Raises:
+            LinkError: a block that the receiver's cache does not have, or too few or many.
+        """
+        assert self._transport is not None
+        if len(grant.blocks) != len(source):
+            raise LinkError(f"{len(grant.blocks)} blocks granted for {len(source)}")
+        if grant.blocks and not 0 <= min(grant.blocks) <= max(grant.blocks) < self._blocks:
+            raise LinkError(f"blocks granted outside a cache of {self._blocks}: {grant.blocks}")
+        return self._transport.lane(grant.number, source, grant.blocks)
+
+    def send(self, message: Message) -> None:
+        assert self._link is not None
+        self._link.send(message)
+
+    async def flush(self) -> None:
+        """Wait until the kernel has all frames sent so far."""
+        if self._link is not None:
+            await self._link.flush()
+
+    async def _open(self, on_exit: contextlib.ExitStack) -> None:
+        name, reason = choose(self.address, self._home.memory.device, self._home.transport)
+        channel, welcome = await self._connect(name, None, on_exit)
+        check_layout(welcome.layout, self._home.layout)
+        self._blocks = welcome.layout.blocks
+        self._transport = await self._open_transport(name, channel, welcome, on_exit)
+        self._link = Link(channel)
+        on_exit.callback(self._link.close)
+        logger.info("sending to %s over %s (%s)", self.address.machine_id, name, reason)
+
+    async def _open_transport(
+        self, name: str, channel: Channel, welcome: Welcome, on_exit: contextlib.ExitStack
+    ) -> Transport:
+        home = self._home
+        transport: Transport
+        if name == SHARED_MEMORY:
+            theirs = await take_over(channel, welcome.layout.total_bytes)
+            mine = cast(HostMemory, home.memory)
+            transport = SharedMemoryTransport(mine, home.layout, theirs, welcome.layout)
+        elif name == CUDA_IPC:
+            mine_there = cast(DeviceMemory, home.memory)
+            transport = CudaIpcTransport(mine_there, home.layout, welcome.handle, welcome.layout)
+        else:
+            streams = [
+                await self._connect(name, welcome.link, on_exit) for _ in range(home.streams)
+            ]
+            channels = [stream for stream, _ in streams]
+            transport = TcpTransport(cast(HostMemory, home.memory), home.layout, channels)
+        on_exit.callback(transport.close)
+        return transport
+
+    async def _connect(
+        self, transport: str, link: int | None, on_exit: contextlib.ExitStack
+    ) -> tuple[Channel, Welcome]:
+        """One connection, proven on both sides."""
+        address, home = self.address, self._home
+        sock = await _dial(address, transport)
+        channel = Channel(sock, home.deadlines.write_s)
+        on_exit.callback(channel.close)
+        welcome = await introduce(
+            channel,
+            home.machine_id,
+            address.machine_id,
+            home.cluster_key,
+            home.layout,
+            transport,
+            link,
+        )
+        return channel, welcome
+
+
+async def _dial(address: ReceiverAddress, transport: str) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    if transport in ONE_SIDED:
+        family, target = socket.AF_UNIX, "\0" + address.unix_name
+    else:
+        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, _, _, _, target = found[0]  # type: ignore[assignment]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        tune(sock)
+        await loop.sock_connect(sock, target)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

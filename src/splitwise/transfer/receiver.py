@@ -1,0 +1,350 @@
+"""The token machine's end: reserves blocks for a transfer and says when they are filled, or free.
+
+The life of an incoming transfer. It is an ``Incoming``; everything happens on the receiver's
+thread, where each listener, each link and each TCP stream has one task.
+
+1. ``expect`` (worker's thread) enters the transfer. Its Grant, the blocks, goes to the sender
+   at once, or as soon as the sender has dialled in.
+2. The sender fills the blocks: by itself through shared memory or CUDA IPC, or by pieces that
+   this thread receives into them (TCP).
+3. The sender's Done, and the last piece, end it: Arrived (or Failed, where checksums differ). The
+   Answer tells the sender, which then frees its own blocks.
+4. ``cancel``, or the deadline, sends a Revoke. Blocks that the sender writes by itself are
+   given back (Released, Failed) only on its Stopped or Done, or when its end of the link is
+   closed: until then a put may still be under way. Blocks that only this thread writes are
+   given back at once.
+5. The sender's Stopped and the end of its link give Failed. A sender that breaks the protocol
+   is refused with the reason and its link dropped, which comes to the same.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from splitwise.transfer.channel import Channel
+from splitwise.transfer.checksum import layer_checksum
+from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.door import Door
+from splitwise.transfer.errors import LinkError, LinkLost
+from splitwise.transfer.events import (
+    Arrived,
+    Failed,
+    OnReceiverEvent,
+    ReceiverEvent,
+    Released,
+    TransferStats,
+)
+from splitwise.transfer.handshake import check_layout
+from splitwise.transfer.incoming import Incoming, Pieces, SenderLink
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.link import Link
+from splitwise.transfer.memory import CacheMemory, HostMemory
+from splitwise.transfer.messages import (
+    AnyMessage,
+    Answer,
+    Done,
+    Grant,
+    Hello,
+    Refused,
+    Revoke,
+    Stopped,
+    Welcome,
+)
+from splitwise.transfer.thread import LoopThread
+from splitwise.transfer.transports.choice import CUDA_IPC, ONE_SIDED, SHARED_MEMORY, offered
+from splitwise.transfer.transports.cuda_ipc import DeviceMemory, export
+from splitwise.transfer.transports.shared_memory import hand_over
+from splitwise.transfer.transports.tcp import receive_pieces
+
+logger = logging.getLogger(__name__)
+
+
+class KVReceiver:
+    """Takes transfers into ``memory``. All methods may be called from any thread.
+
+    ``on_event`` is called on the receiver's thread, once for each ``expect``, and must be quick.
+    """
+
+    def __init__(
+        self,
+        memory: CacheMemory,
+        layout: CacheLayout,
+        machine_id: str,
+        cluster_key: str,
+        on_event: OnReceiverEvent,
+        *,
+        host: str = "127.0.0.1",
+        transports: Sequence[str] | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        """
+        Args:
+            host: the address to listen on, under which senders reach it.
+            transports: to offer, best first; None offers all that the memory allows.
+
+        Raises:
+            ValueError: a transport that the memory does not allow, or an empty key.
+            OSError: ``host`` is not an address of this machine.
+        """
+        if not cluster_key:
+            raise ValueError("cluster_key is empty: give all machines of the cluster the same one")
+        if memory.nbytes < layout.total_bytes:
+            raise ValueError(f"{memory.nbytes} bytes cannot hold {layout.total_bytes} of {layout}")
+        possible = offered(memory.device)
+        offers = tuple(possible if transports is None else transports)
+        if not offers or not set(offers) <= set(possible):
+            raise ValueError(
+                f"transports {offers} for a cache on {memory.device}: "
+                f"choose from {', '.join(possible)}"
+            )
+        self._memory = memory
+        self._layout = layout
+        self._on_event = on_event
+        self._deadlines = deadlines or Deadlines()
+        self._transfers: dict[str, Incoming] = {}
+        self._links: dict[int, SenderLink] = {}
+        self._links_made = 0
+        door = Door(machine_id, cluster_key, host, memory.device, offers, self._deadlines)
+        self.address = door.address
+        """Plain data, for senders."""
+        self._thread = LoopThread("kv-receiver")
+        self._thread.call(door.open, self._thread, self._check, self._welcome, self._serve)
+
+    def expect(self, transfer_id: str, sender_id: str, blocks: Sequence[int]) -> None:
+        """Reserve ``blocks``, in the order of the request's block table, for machine ``sender_id``.
+
+        They belong to the transfer until its event.
+
+        Raises:
+            ValueError: the id is in use, or a block is outside the cache.
+        """
+        self._layout.check_blocks(blocks)
+        if transfer_id in self._transfers:
+            raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
+        incoming = Incoming(transfer_id, sender_id, list(blocks))
+        self._transfers[transfer_id] = incoming
+        self._thread.call(self._expect, incoming)
+
+    def cancel(self, transfer_id: str) -> None:
+        """Give the blocks back; Released follows, unless the transfer has ended by then."""
+        self._thread.call(self._cancel, transfer_id)
+
+    def close(self) -> None:
+        """Fail all transfers, close all links and join the thread. Harmless twice."""
+        if not self._thread.alive:
+            return
+        self._thread.ask(self._farewell(), self._deadlines.write_s + self._deadlines.stop_s)
+        self._thread.close(self._deadlines.stop_s)
+
+    # From here on everything runs on the receiver's thread.
+
+    def _expect(self, incoming: Incoming) -> None:
+        after_s = self._deadlines.transfer_s
+        outcome = Failed(incoming.transfer_id, f"it has not arrived within {after_s:g} s")
+        loop = asyncio.get_running_loop()
+        incoming.timer = loop.call_later(after_s, self._stop, incoming, outcome)
+        for over in reversed(self._links.values()):  # the newest, should a sender have restarted
+            if over.sender_id == incoming.sender_id:
+                self._grant(incoming, over)
+                return
+
+    def _grant(self, incoming: Incoming, over: SenderLink) -> None:
+        incoming.over = over
+        incoming.number = over.next_transfer
+        over.next_transfer += 1
+        over.transfers[incoming.number] = incoming
+        if not over.one_sided:
+            incoming.pieces = Pieces(self._layout, incoming.blocks)
+        over.link.send(Grant(incoming.number, incoming.transfer_id, incoming.blocks))
+
+    def _cancel(self, transfer_id: str) -> None:
+        if (incoming := self._transfers.get(transfer_id)) is not None:
+            self._stop(incoming, Released(transfer_id))
+
+    def _stop(self, incoming: Incoming, outcome: Failed | Released) -> None:
+        """Have no more written into the blocks, then end with ``outcome``."""
+        if incoming.outcome is not None:
+            return
+        if incoming.over is None:
+            self._conclude(incoming, outcome)
+            return
+        reason = outcome.reason if isinstance(outcome, Failed) else "cancelled by the receiver"
+        incoming.over.link.send(Revoke(incoming.number, reason))
+        if not incoming.over.one_sided:
+            self._conclude(incoming, outcome)
+            return
+        incoming.outcome = outcome
+        if incoming.timer is not None:
+            incoming.timer.cancel()
+        loop = asyncio.get_running_loop()
+        incoming.timer = loop.call_later(self._deadlines.stop_s, self._drop_silent, incoming.over)
+
+    def _drop_silent(self, over: SenderLink) -> None:
+        waited_s = self._deadlines.stop_s
+        over.link.fail(LinkError(f"{over.sender_id} has not said within {waited_s:g} s it stopped"))
+
+    def _conclude(self, incoming: Incoming, event: ReceiverEvent) -> None:
+        """The one place where a transfer ends."""
+        incoming.outcome = event
+        if incoming.timer is not None:
+            incoming.timer.cancel()
+        if incoming.over is not None:
+            del incoming.over.transfers[incoming.number]
+        del self._transfers[incoming.transfer_id]
+        self._on_event(event)
+
+    def _check(self, hello: Hello) -> None:
+        check_layout(self._layout, hello.layout)
+        if hello.link is None:
+            return
+        over = self._links.get(hello.link)
+        if over is None or over.sender_id != hello.machine_id or over.one_sided:
+            raise LinkError(f"{hello.machine_id} has no link {hello.link} that takes streams")
+
+    def _welcome(self, hello: Hello, mac: bytes) -> Welcome:
+        if hello.link is not None:
+            return Welcome(mac, hello.link, self._layout)
+        self._links_made += 1
+        on_device = hello.transport == CUDA_IPC
+        handle = export(cast(DeviceMemory, self._memory)) if on_device else b""
+        return Welcome(mac, self._links_made, self._layout, handle)
+
+    async def _serve(self, channel: Channel, hello: Hello, welcome: Welcome) -> None:
+        """A connection's task, from the handshake to its end."""
+        if hello.link is not None:
+            await self._serve_stream(channel, hello.link)
+            return
+        if hello.transport == SHARED_MEMORY:
+            hand_over(channel, cast(HostMemory, self._memory))
+        over = SenderLink(
+            Link(channel),
+            hello.machine_id,
+            one_sided=hello.transport in ONE_SIDED,
+            transport=hello.transport,
+            task=asyncio.current_task(),
+        )
+        self._links[welcome.link] = over
+        for incoming in self._transfers.values():
+            if incoming.over is None and incoming.sender_id == over.sender_id:
+                self._grant(incoming, over)
+        await self._serve_link(over, welcome.link)
+
+    async def _serve_link(self, over: SenderLink, number: int) -> None:
+        reason = "broken"
+        try:
+            while True:
+                self._on_frame(over, await over.link.receive())
+        except LinkLost as error:
+            reason = str(error)
+        except LinkError as error:
+            reason = str(error)
+            logger.warning("dropping the link from %s: %s", over.sender_id, reason)
+            del self._links[number]
+            await self._part(over, reason)
+        finally:
+            self._links.pop(number, None)
+            over.link.close()
+            for stream in over.streams:
+                stream.close()
+            for incoming in list(over.transfers.values()):
+                failed = Failed(incoming.transfer_id, f"link from {over.sender_id}: {reason}")
+                self._conclude(incoming, incoming.outcome or failed)
+
+    async def _part(self, over: SenderLink, reason: str) -> None:
+        """Refuse a sender. Returns once it cannot write into the cache any more."""
+        over.link.send(Refused(reason))
+        if over.one_sided:
+            await over.link.until_lost()
+        else:
+            await over.link.flush()
+
+    async def _serve_stream(self, channel: Channel, link: int) -> None:
+        over = self._links[link]
+        over.streams.append(channel)
+        try:
+            await receive_pieces(
+                channel, cast(HostMemory, self._memory), self._layout, over.find, self._landed
+            )
+        except LinkError as error:
+            over.link.fail(error)
+
+    def _on_frame(self, over: SenderLink, message: AnyMessage) -> None:
+        match message:
+            case Done():
+                incoming = self._live(over, message.number)
+                if incoming is not None:
+                    self._on_done(incoming, message)
+            case Stopped():
+                incoming = self._live(over, message.number)
+                if incoming is not None:
+                    failed = Failed(incoming.transfer_id, message.reason)
+                    self._conclude(incoming, incoming.outcome or failed)
+            case _:
+                raise LinkError(f"{type(message).__name__} is not for a receiver")
+
+    def _live(self, over: SenderLink, number: int) -> Incoming | None:
+        """A granted transfer, None for one that has ended here.
+
+        Raises:
+            LinkError: never granted.
+        """
+        incoming = over.find(number)
+        if incoming is not None and incoming.done is not None:
+            raise LinkError(f"transfer {number} was signalled before")
+        return incoming
+
+    def _on_done(self, incoming: Incoming, done: Done) -> None:
+        if done.checksums is not None and len(done.checksums) != self._layout.layers:
+            raise LinkError(f"{len(done.checksums)} checksums for {self._layout.layers} layers")
+        incoming.done = done
+        if incoming.outcome is not None:
+            self._conclude(
+                incoming, incoming.outcome
+            )  # it was being stopped, and has made its last put
+        elif incoming.pieces is None or incoming.pieces.complete:
+            self._complete(incoming, done)
+
+    def _landed(self, incoming: Incoming) -> None:
+        if incoming.done is not None and incoming.pieces is not None and incoming.pieces.complete:
+            self._complete(incoming, incoming.done)
+
+    def _complete(self, incoming: Incoming, done: Done) -> None:
+        assert incoming.over is not None
+        link = incoming.over.link
+        error = self._verify(incoming.blocks, done.checksums)
+        if error:
+            link.send(Answer(incoming.number, error=error))
+            self._conclude(incoming, Failed(incoming.transfer_id, error))
+            return
+        stats = self._stats(incoming, done, incoming.over.transport)
+        link.send(Answer(incoming.number, stats))
+        self._conclude(incoming, Arrived(incoming.transfer_id, done.payload, stats))
+
+    def _verify(self, blocks: list[int], checksums: list[int] | None) -> str:
+        """Why the blocks cannot be taken; empty where they can, or where nobody asked."""
+        for layer, expected in enumerate(checksums or ()):
+            actual = layer_checksum(self._memory, self._layout, layer, blocks)
+            if actual != expected:
+                return f"layer {layer} arrived with checksum {actual:#x}, sent with {expected:#x}"
+        return ""
+
+    def _stats(self, incoming: Incoming, done: Done, transport: str) -> TransferStats:
+        return TransferStats(
+            transport=transport,
+            bytes=len(incoming.blocks) * self._layout.block_bytes * self._layout.layers,
+            early_bytes=done.early_bytes,
+            visible_s=done.put_s if done.finished_s is None else time.monotonic() - done.finished_s,
+            puts=done.puts,
+        )
+
+    async def _farewell(self) -> None:
+        tasks = [over.task for over in self._links.values() if over.task is not None]
+        for over in self._links.values():
+            over.link.fail(LinkError("this receiver is closing"))
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._deadlines.stop_s)
+        for incoming in list(self._transfers.values()):
+            if incoming.over is None:
+                self._conclude(incoming, Failed(incoming.transfer_id, "the receiver was closed"))

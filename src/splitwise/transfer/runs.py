@@ -1,0 +1,34 @@
+"""Block tables as runs: neighbours that can be moved in one copy."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Run(NamedTuple):
+    """``count`` blocks that follow each other in the source and in the target alike."""
+
+    source: int
+    target: int
+    count: int
+
+
+def merge_runs(source: Sequence[int], target: Sequence[int]) -> list[Run]:
+    """Pair block ``source[i]`` with block ``target[i]`` and merge what is contiguous in both.
+
+    Returns the fewest runs that keep the table's order.
+    """
+    runs: list[Run] = []
+    for source_block, target_block in zip(source, target, strict=True):
+        if runs:
+            last = runs[-1]
+            follows = (last.source + last.count, last.target + last.count)
+            if follows == (source_block, target_block):
+                runs[-1] = last._replace(count=last.count + 1)
+                continue
+        runs.append(Run(source_block, target_block, 1))
+    return runs
+
+
+def contiguous(blocks: Sequence[int]) -> list[tuple[int, int]]:
+    """The runs of one block table, as (first block, count)."""
+    return [(run.source, run.count) for run in merge_runs(blocks, blocks)]

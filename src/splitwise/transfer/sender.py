@@ -1,0 +1,368 @@
+"""The prompt machine's end: puts each layer into the token machine's cache while the next computes.
+
+The life of an outgoing transfer. It is an ``Outgoing`` with a mailbox and a task of its own on the
+sender's thread; links are ``Peer`` objects, each with one task, dialled when first needed.
+
+1. ``begin`` (worker's thread) enters the transfer and starts its task. Where there is no link to
+   the receiver yet, the thread dials.
+2. The receiver's Grant reaches the mailbox; where it comes before ``begin`` it is kept till then.
+3. ``layer_ready`` (engine's thread) drops a note into the mailbox of each transfer in the batch.
+   As soon as there is a grant, ready layers are put, one after the other (one-piece transfers
+   wait for the last layer). Between two puts the mailbox comes first, so that a stop is obeyed.
+4. ``finish`` (worker's thread) brings the payload. When the last layer is put, one Done goes out.
+5. The receiver's Answer ends the transfer: Sent, or Failed. So do ``cancel`` (Cancelled), a
+   Revoke, a lost link and a deadline (Failed); then Stopped tells the receiver that no put is
+   under way and none will start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from splitwise.transfer.address import ReceiverAddress, host_identity
+from splitwise.transfer.checksum import layer_checksum
+from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.events import Cancelled, Failed, OnSenderEvent, SenderEvent
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.memory import CacheMemory
+from splitwise.transfer.messages import (
+    PAYLOAD_LIMIT_BYTES,
+    AnyMessage,
+    Answer,
+    Done,
+    Grant,
+    Refused,
+    Revoke,
+    Stopped,
+)
+from splitwise.transfer.outgoing import (
+    Answered,
+    Finish,
+    Granted,
+    Happening,
+    LayerReady,
+    Outgoing,
+    Stop,
+)
+from splitwise.transfer.peer import Home, Peer
+from splitwise.transfer.thread import LoopThread
+from splitwise.transfer.transports.base import Fence
+from splitwise.transfer.transports.choice import offered
+
+logger = logging.getLogger(__name__)
+
+
+class KVSender:
+    """Sends blocks of ``memory`` to receivers. All methods may be called from any thread.
+
+    ``on_event`` is called on the sender's thread, once for each ``begin``, and must be quick.
+    """
+
+    def __init__(
+        self,
+        memory: CacheMemory,
+        layout: CacheLayout,
+        machine_id: str,
+        cluster_key: str,
+        on_event: OnSenderEvent,
+        *,
+        transport: str | None = None,
+        streams: int = 4,
+        checksum: bool = False,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        """
+        Args:
+            transport: force one; None takes the best that both ends can do.
+            streams: parallel TCP connections a link.
+            checksum: have every transfer verified at the receiver; costs a pass over the bytes
+                at either end.
+        """
+        if not cluster_key:
+            raise ValueError("cluster_key is empty: give all machines of the cluster the same one")
+        if transport is not None and transport not in offered(memory.device):
+            raise ValueError(
+                f"transport {transport!r} cannot send a cache on {memory.device}: "
+                f"choose from {', '.join(offered(memory.device))}"
+            )
+        if streams < 1:
+            raise ValueError(f"streams is {streams}: a TCP link needs at least 1")
+        self._memory = memory
+        self._layout = layout
+        self._on_event = on_event
+        self._checksum = checksum
+        self._deadlines = deadlines or Deadlines()
+        self._home = Home(
+            memory, layout, machine_id, cluster_key, transport, streams, self._deadlines
+        )
+        self._fence = _fence_recorder(memory.device)
+        self._transfers: dict[str, Outgoing] = {}
+        self._peers: dict[ReceiverAddress, Peer] = {}
+        self._early_grants: dict[str, tuple[Peer, Grant]] = {}
+        self._declined: dict[str, str] = {}
+        """Ended before their grant came: the answer to it, kept for ``transfer_s``."""
+        self._thread = LoopThread("kv-sender")
+
+    def begin(
+        self,
+        transfer_id: str,
+        address: ReceiverAddress,
+        blocks: Sequence[int],
+        one_piece: bool = False,
+    ) -> None:
+        """Start to send ``blocks``, a request's block table, to the receiver at ``address``.
+
+        ``one_piece`` puts nothing before the last layer is ready. ``transfer_id`` is the one that
+        the receiver expects, and names one attempt: a retry takes a new one.
+
+        Raises:
+            ValueError: the id is in use, or a block is outside the cache.
+        """
+        self._layout.check_blocks(blocks)
+        if transfer_id in self._transfers:
+            raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
+        deadline_s = time.monotonic() + self._deadlines.transfer_s
+        transfer = Outgoing(
+            transfer_id, address, list(blocks), one_piece, self._layout.layers, deadline_s
+        )
+        self._transfers[transfer_id] = transfer
+        self._thread.call(self._start, transfer)
+
+    def layer_ready(self, transfer_ids: Sequence[str], layer: int) -> None:
+        """Engine's thread: this layer's keys and values of these transfers are written.
+
+        On a device: queued on the current stream. Ids of transfers that have ended are ignored.
+        Costs microseconds.
+        """
+        self._thread.call(self._note_layer, transfer_ids, LayerReady(layer, self._fence()))
+
+    def finish(self, transfer_id: str, payload: bytes) -> None:
+        """All layers are written; signal the receiver, with ``payload``, once all are put.
+
+        Layers that were not reported yet count as ready now. Ignored for a transfer that has
+        ended.
+
+        Raises:
+            ValueError: the payload is too long.
+        """
+        if len(payload) > PAYLOAD_LIMIT_BYTES:
+            raise ValueError(
+                f"payload of {len(payload)} bytes: at most {PAYLOAD_LIMIT_BYTES} go with a signal"
+            )
+        transfer = self._transfers.get(transfer_id)
+        if transfer is None:
+            return
+        finish = Finish(payload, self._fence(), time.monotonic(), transfer.put_bytes)
+        self._thread.call(transfer.mailbox.put_nowait, finish)
+
+    def cancel(self, transfer_id: str) -> None:
+        """Stop; Cancelled follows, unless the transfer has ended by then."""
+        self._thread.call(self._post, transfer_id, Stop(Cancelled(transfer_id)))
+
+    def close(self) -> None:
+        """Cancel all transfers, close all links and join the thread. Harmless twice."""
+        if not self._thread.alive:
+            return
+        self._thread.ask(self._farewell(), 2 * self._deadlines.write_s + self._deadlines.stop_s)
+        self._thread.close(self._deadlines.stop_s)
+
+    # From here on everything runs on the sender's thread.
+
+    def _start(self, transfer: Outgoing) -> None:
+        transfer.task = self._thread.spawn(self._run(transfer), f"transfer {transfer.transfer_id}")
+        address = transfer.address
+        if address not in self._peers:
+            self._peers[address] = Peer(self._home, address)
+            self._thread.spawn(self._serve(self._peers[address]), f"link to {address.machine_id}")
+        if (early := self._early_grants.pop(transfer.transfer_id, None)) is not None:
+            self._on_frame(*early)
+
+    def _note_layer(self, transfer_ids: Sequence[str], ready: LayerReady) -> None:
+        for transfer_id in transfer_ids:
+            self._post(transfer_id, ready)
+
+    def _post(self, transfer_id: str, happening: Happening) -> None:
+        if (transfer := self._transfers.get(transfer_id)) is not None:
+            transfer.mailbox.put_nowait(happening)
+
+    async def _run(self, transfer: Outgoing) -> None:
+        """A transfer's task: everything from ``begin`` to its event."""
+        try:
+            outcome = await self._carry(transfer)
+        except TimeoutError:
+            outcome = Failed(transfer.transfer_id, f"waited too long for {transfer.waits_for}")
+        except LinkError as error:
+            outcome = Failed(transfer.transfer_id, str(error))
+        except Exception as error:
+            logger.exception("transfer %s broke", transfer.transfer_id)
+            outcome = Failed(transfer.transfer_id, f"{type(error).__name__}: {error}")
+        self._tell_receiver(transfer, outcome)
+        del self._transfers[transfer.transfer_id]
+        self._on_event(outcome)
+
+    async def _carry(self, transfer: Outgoing) -> SenderEvent:
+        while True:
+            if not transfer.mailbox.empty():
+                outcome = transfer.take(transfer.mailbox.get_nowait())
+            elif transfer.may_put:
+                await self._put(transfer, transfer.waiting.popleft())
+                await asyncio.sleep(0)  # let frames and calls of others in, a stop above all
+                continue
+            elif transfer.may_signal:
+                self._signal(transfer)
+                continue
+            else:
+                async with asyncio.timeout_at(self._deadline_s(transfer)):
+                    outcome = transfer.take(await transfer.mailbox.get())
+            if outcome is not None:
+                return outcome
+
+    def _deadline_s(self, transfer: Outgoing) -> float:
+        if transfer.finish is None:
+            return transfer.deadline_s
+        return min(transfer.deadline_s, transfer.finish.finished_s + self._deadlines.answer_s)
+
+    async def _put(self, transfer: Outgoing, ready: LayerReady) -> None:
+        assert transfer.grant is not None
+        transfer.puts += await transfer.grant.lane.put(ready.layer, ready.fence)
+        transfer.put_layers += 1
+        transfer.put_bytes += len(transfer.blocks) * self._layout.block_bytes
+        if self._checksum:
+            transfer.checksums[ready.layer] = layer_checksum(
+                self._memory, self._layout, ready.layer, transfer.blocks
+            )
+
+    def _signal(self, transfer: Outgoing) -> None:
+        assert transfer.grant is not None and transfer.finish is not None
+        transfer.settled = True
+        finish = transfer.finish
+        same_host = transfer.address.host_identity == host_identity()
+        checksums = [crc for _, crc in sorted(transfer.checksums.items())]
+        transfer.grant.peer.send(
+            Done(
+                number=transfer.grant.number,
+                payload=finish.payload,
+                early_bytes=finish.early_bytes,
+                puts=transfer.puts,
+                put_s=time.monotonic() - finish.finished_s,
+                finished_s=finish.finished_s if same_host else None,
+                checksums=checksums if self._checksum else None,
+            )
+        )
+
+    def _tell_receiver(self, transfer: Outgoing, outcome: SenderEvent) -> None:
+        """Unless it knows already, the receiver must hear that no put will touch its blocks."""
+        if transfer.settled:
+            return
+        reason = outcome.reason if isinstance(outcome, Failed) else "cancelled by the sender"
+        if transfer.grant is not None:
+            transfer.grant.peer.send(Stopped(transfer.grant.number, reason))
+            return
+        self._declined[transfer.transfer_id] = reason
+        asyncio.get_running_loop().call_later(
+            self._deadlines.transfer_s, self._declined.pop, transfer.transfer_id, None
+        )
+
+    async def _serve(self, peer: Peer) -> None:
+        """A link's task."""
+        reason = "closed"
+        try:
+            await peer.run(self._on_frame)
+        except LinkError as error:
+            reason = str(error)
+            logger.warning("link to %s ended: %s", peer.address.machine_id, reason)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            logger.exception("link to %s broke", peer.address.machine_id)
+        finally:
+            self._forget(peer, f"link to {peer.address.machine_id}: {reason}")
+
+    def _forget(self, peer: Peer, reason: str) -> None:
+        del self._peers[peer.address]
+        self._early_grants = {
+            key: early for key, early in self._early_grants.items() if early[0] is not peer
+        }
+        for transfer in self._transfers.values():
+            if transfer.address == peer.address:
+                transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, reason)))
+
+    def _on_frame(self, peer: Peer, message: AnyMessage) -> None:
+        match message:
+            case Grant():
+                self._on_grant(peer, message)
+            case Revoke():
+                self._on_revoke(peer, message)
+            case Answer():
+                self._on_answer(peer, message)
+            case Refused():
+                raise LinkError(f"refused: {message.reason}")
+            case _:
+                raise LinkError(f"{type(message).__name__} is not for a sender")
+
+    def _on_grant(self, peer: Peer, grant: Grant) -> None:
+        transfer = self._transfers.get(grant.transfer_id)
+        if transfer is None or transfer.address != peer.address or transfer.grant is not None:
+            reason = self._declined.pop(grant.transfer_id, None)
+            if reason is None:
+                self._early_grants[grant.transfer_id] = (peer, grant)
+            else:
+                peer.send(Stopped(grant.number, reason))
+            return
+        try:
+            lane = peer.lane(grant, transfer.blocks)
+        except LinkError as error:
+            peer.send(Stopped(grant.number, str(error)))
+            transfer.settled = True
+            transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, str(error))))
+            return
+        # Set here and not by the mailbox: a transfer that ends first must still answer the grant.
+        transfer.grant = Granted(peer, grant.number, lane)
+        transfer.mailbox.put_nowait(transfer.grant)
+
+    def _on_revoke(self, peer: Peer, revoke: Revoke) -> None:
+        transfer = self._granted(peer, revoke.number)
+        if transfer is not None:
+            transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, revoke.reason)))
+            return
+        for transfer_id, (granter, grant) in self._early_grants.items():
+            if granter is peer and grant.number == revoke.number:
+                del self._early_grants[transfer_id]
+                peer.send(Stopped(revoke.number, revoke.reason))
+                return
+        # Else it has ended here, and Done or Stopped is on its way.
+
+    def _on_answer(self, peer: Peer, answer: Answer) -> None:
+        transfer = self._granted(peer, answer.number)
+        if transfer is None:
+            return  # it has run out of time meanwhile
+        if answer.stats is None:
+            transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, answer.error)))
+        else:
+            transfer.mailbox.put_nowait(Answered(answer.stats))
+
+    def _granted(self, peer: Peer, number: int) -> Outgoing | None:
+        for transfer in self._transfers.values():
+            grant = transfer.grant
+            if grant is not None and grant.peer is peer and grant.number == number:
+                return transfer
+        return None
+
+    async def _farewell(self) -> None:
+        tasks = [transfer.task for transfer in self._transfers.values() if transfer.task]
+        for transfer in self._transfers.values():
+            transfer.mailbox.put_nowait(Stop(Cancelled(transfer.transfer_id)))
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._deadlines.write_s)
+        async with asyncio.timeout(self._deadlines.write_s):
+            for peer in self._peers.values():
+                await peer.flush()
+
+
+def _fence_recorder(device: str) -> Callable[[], Fence]:
+    if not device.startswith("cuda"):
+        return lambda: None
+    from splitwise.transfer.transports.cuda_ipc import record_fence
+
+    return lambda: record_fence(device)

@@ -1,0 +1,63 @@
+"""Machine-level rules, by hand and by property."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitwise.scheduling import admission
+from splitwise.scheduling.batching import count_prompts, may_reserve, pick_victim
+
+
+def test_prompts_fill_the_budget_and_no_more() -> None:
+    assert count_prompts([1000, 1000, 48, 1], [1, 1, 1, 1], 10, 10, 2048) == 3
+
+
+def test_a_prompt_beyond_the_budget_runs_alone() -> None:
+    assert count_prompts([5000, 1], [1, 1], 10, 10, 2048) == 1
+    assert count_prompts([1, 5000], [1, 1], 10, 10, 2048) == 1
+
+
+def test_nothing_overtakes_a_prompt_that_does_not_fit_in_memory() -> None:
+    assert count_prompts([10, 10, 10], [2, 9, 1], 10, 10, 2048) == 1
+    assert count_prompts([10], [11], 10, 10, 2048) == 0
+
+
+def test_slots_bound_the_batch() -> None:
+    assert count_prompts([1, 1, 1], [1, 1, 1], 10, 2, 2048) == 2
+    assert count_prompts([1], [1], 10, -1, 2048) == 0
+
+
+@given(
+    prompts=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 20)), max_size=12),
+    free_blocks=st.integers(-5, 60),
+    slots=st.integers(0, 12),
+)
+def test_a_batch_is_within_bounds_and_cannot_be_longer(
+    prompts: list[tuple[int, int]], free_blocks: int, slots: int
+) -> None:
+    tokens = [p[0] for p in prompts]
+    blocks = [p[1] for p in prompts]
+
+    def fits(n: int) -> bool:
+        return n <= slots and sum(blocks[:n]) <= free_blocks and (n == 1 or sum(tokens[:n]) <= 2048)
+
+    count = count_prompts(tokens, blocks, free_blocks, slots, 2048)
+    assert count == 0 or fits(count)
+    assert count == len(prompts) or not fits(count + 1)
+
+
+def test_room_to_grow_is_kept_for_those_who_run() -> None:
+    assert may_reserve(6, free_blocks=10, running_requests=4)
+    assert not may_reserve(7, free_blocks=10, running_requests=4)
+
+
+def test_the_latest_arrival_is_the_victim() -> None:
+    assert pick_victim([3, 9, 1]) == 1
+    assert pick_victim([5]) == 0
+
+
+def test_admission() -> None:
+    assert admission.admits(1023, 1024)
+    assert not admission.admits(1024, 1024)
+    assert admission.retry_after_s(4000, 200.0) == 10.0
+    assert admission.retry_after_s(10, 0.0) == 1.0
+    assert admission.retry_after_s(10**9, 1.0) == 60.0

@@ -1,0 +1,37 @@
+"""Real servers with the default model, and the same model in transformers to compare with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from splitwise.engine.model_files import ModelFolder, resolve_model
+from splitwise.serving.local import running_server
+
+ENGLISH = (Path(__file__).parents[2] / "LICENSE").read_text()
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> ModelFolder:
+    return resolve_model(None)
+
+
+@pytest.fixture(scope="session")
+def reference(model_folder: ModelFolder) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(model_folder.path, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def english_tokens(model_folder: ModelFolder) -> list[int]:
+    """A few thousand tokens of plain English."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder.path)
+    return list(tokenizer(ENGLISH)["input_ids"])
+
+
+@pytest.fixture(scope="session")
+def split_server() -> Iterator[str]:
+    """One prompt and one token machine over shared memory; every length goes layer by layer."""
+    with running_server("--transport=shared_memory", "--one-piece-below=0", "--checksum") as url:
+        yield url

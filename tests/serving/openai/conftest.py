@@ -1,0 +1,108 @@
+"""A real server on loopback over a parrot, and clients for it."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+import uvloop
+from splitwise.engine.model_files import ModelFolder, read_stop_token_ids, resolve_model
+from splitwise.observe.metrics import Metrics
+from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.openai.app import create_app
+from splitwise.serving.openai.validation import ModelFacts
+from splitwise.serving.text import TextCodec
+
+from parrot import Parrot
+
+MODEL = "smol/parrot"
+LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, shutdown_timeout_s=2.0)
+
+
+class Health:
+    """The reason why the cluster cannot serve, which tests set."""
+
+    reason: str | None = None
+
+    def __call__(self) -> str | None:
+        return self.reason
+
+
+@dataclass
+class Running:
+    """A server in a thread of its own, and what stands behind it."""
+
+    port: int
+    parrot: Parrot
+    metrics: Metrics
+    health: Health
+    facts: ModelFacts
+    codec: TextCodec
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> ModelFolder:
+    return resolve_model()
+
+
+@pytest.fixture(scope="session")
+def codec(model_folder: ModelFolder) -> Iterator[TextCodec]:
+    codec = TextCodec.load(model_folder.path)
+    yield codec
+    codec.close()
+
+
+@pytest.fixture(scope="session")
+def facts(model_folder: ModelFolder) -> ModelFacts:
+    return ModelFacts(MODEL, 2048, 49152, tuple(read_stop_token_ids(model_folder)))
+
+
+@pytest.fixture(scope="session")
+def running_server(codec: TextCodec, facts: ModelFacts) -> Iterator[Running]:
+    parrot, metrics, health = Parrot(), Metrics(MODEL), Health()
+    listener = listen("127.0.0.1", 0)
+    running = Running(listener.getsockname()[1], parrot, metrics, health, facts, codec)
+    loop = uvloop.new_event_loop()
+    stop = asyncio.Event()
+    app = create_app(parrot, codec, facts, metrics, LIMITS, health)
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(serve_http(app, listener, LIMITS, stop),)
+    )
+    thread.start()
+    yield running
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(20)
+    assert not thread.is_alive(), "the server did not stop"
+    assert asyncio.all_tasks(loop) == set()
+    loop.close()
+
+
+@pytest.fixture
+def server(running_server: Running) -> Iterator[Running]:
+    """The server with a rested parrot; afterwards no stream may be left without an end."""
+    running_server.parrot.reset()
+    running_server.health.reason = None
+    yield running_server
+    running_server.parrot.release()
+    running_server.parrot.wait_for(
+        lambda parrot: all(stream.ended or stream.cancels for stream in parrot.streams)
+    )
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        yield client

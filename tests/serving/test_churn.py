@@ -1,0 +1,87 @@
+"""Nothing is leaked by clients that cancel, disconnect, or ask for nonsense."""
+
+import asyncio
+import os
+import random
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+WAIT_S = 60
+
+
+async def used_shares(client: httpx.AsyncClient, url: str) -> dict[str, float]:
+    """The share of cache blocks in use, by machine."""
+    text = (await client.get(f"{url}/metrics")).text
+    pattern = r'^splitwise:(\w+)\{machine="([^"]+)".*\} (\S+)$'
+    states = re.findall(pattern, text, re.MULTILINE)
+    assert states, "no machine reports"
+    return {f"{name} of {machine}": float(value) for name, machine, value in states}
+
+
+async def wait_until_idle(client: httpx.AsyncClient, url: str) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while any((await used_shares(client, url)).values()):
+            await asyncio.sleep(0.5)
+
+
+async def one_request(client: httpx.AsyncClient, url: str, rng: random.Random) -> str:
+    """A request that is read to its end, left at a random moment, or bad."""
+    prompt = [rng.randrange(1000, 40000) for _ in range(rng.choice([1, 9, 40, 130]))]
+    body: dict[str, object] = {"prompt": prompt, "max_tokens": rng.randrange(1, 30)}
+    body["stream"] = rng.random() < 0.6
+    kind = rng.choice(["whole", "leave", "leave", "bad"])
+    if kind == "bad":
+        body[rng.choice(["max_tokens", "temperature", "prompt", "n"])] = rng.choice([-1, "x", {}])
+        response = await client.post(f"{url}/v1/completions", json=body)
+        assert response.status_code == 400, response.text
+    elif kind == "whole":
+        response = await client.post(f"{url}/v1/completions", json=body)
+        assert response.status_code == 200, response.text
+    else:
+        try:
+            async with asyncio.timeout(rng.uniform(0.0, 1.5)):
+                async with client.stream("POST", f"{url}/v1/completions", json=body) as response:
+                    async for _ in response.aiter_bytes():
+                        if rng.random() < 0.2:
+                            break
+        except TimeoutError:
+            return "left"
+    return kind
+
+
+async def churn(url: str, requests: int) -> None:
+    rng = random.Random(11)
+    gate = asyncio.Semaphore(16)
+    async with httpx.AsyncClient(timeout=300) as client:
+
+        async def gated(seed: int) -> str:
+            async with gate:
+                return await one_request(client, url, random.Random(seed))
+
+        kinds = await asyncio.gather(*(gated(rng.randrange(2**31)) for _ in range(requests)))
+        assert {"whole", "left", "bad"} <= set(kinds)
+        await wait_until_idle(client, url)
+        assert (await client.get(f"{url}/health")).status_code == 200
+
+
+def shared_memory_names() -> set[str]:
+    return (
+        {entry.name for entry in Path("/dev/shm").iterdir()} if os.path.isdir("/dev/shm") else set()
+    )
+
+
+def test_every_block_comes_back(split_server: str) -> None:
+    before = shared_memory_names()
+    asyncio.run(churn(split_server, 120))
+    assert shared_memory_names() <= before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_block_comes_back_after_500_requests(split_server: str) -> None:
+    before = shared_memory_names()
+    asyncio.run(churn(split_server, 500))
+    assert shared_memory_names() <= before

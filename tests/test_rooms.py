@@ -1,0 +1,67 @@
+"""The house's walls: which room imports which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "splitwise"
+MAY_IMPORT = {
+    "scheduling": set[str](),
+    "transfer": set[str](),
+    "observe": set[str](),
+    "engine": {"transfer"},
+    "serving": {"scheduling", "engine", "transfer", "observe"},
+    "cli": {"scheduling", "engine", "transfer", "observe", "serving"},
+}
+NO_IO_IN_SCHEDULING = {"asyncio", "time", "torch", "socket", "os", "threading", "random"}
+
+
+def modules_of(room: str) -> list[Path]:
+    return sorted((SOURCE / room).rglob("*.py"))
+
+
+def imports_of(module: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            found.add(node.module or "")
+    return found
+
+
+def test_every_room_is_listed() -> None:
+    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_room_imports_only_what_it_may(room: str) -> None:
+    for module in modules_of(room):
+        for name in imports_of(module):
+            if name.startswith("splitwise."):
+                other = name.split(".")[1]
+                assert other in MAY_IMPORT[room] | {room}, f"{module} imports {name}"
+
+
+def test_scheduling_does_no_io() -> None:
+    for module in modules_of("scheduling"):
+        heads = {name.split(".")[0] for name in imports_of(module)}
+        assert not heads & NO_IO_IN_SCHEDULING, module
+
+
+def test_import_is_light() -> None:
+    """The core must start fast: no torch, transformers or numba until a command needs them."""
+    code = (
+        "import sys, splitwise, splitwise.scheduling.routing, splitwise.engine.base, "
+        "splitwise.engine.model_files, splitwise.transfer, splitwise.cli.main;"
+        "print([m for m in ('torch', 'transformers', 'numba', 'ray') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout.strip() == "[]"
