@@ -76,6 +76,7 @@ def test_a_lost_token_machine_does_not_change_the_answer() -> None:
     """Killed in mid-stream: the client goes on reading the tokens it would have had."""
     body = {"prompt": "The first rule is", "max_tokens": 120, "ignore_eos": True, "seed": 3}
     process, url, workers = start()
+    token_machine: int | None = workers[1]
     try:
         with httpx.Client(base_url=url, timeout=120) as client:
             expected = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
@@ -85,8 +86,9 @@ def test_a_lost_token_machine_does_not_change_the_answer() -> None:
                     if not line.startswith("data: {"):
                         continue
                     text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
-                    if len(text) > 40 and workers:
-                        os.kill(workers.pop(), signal.SIGKILL)
+                    if len(text) > 40 and token_machine is not None:
+                        os.kill(token_machine, signal.SIGKILL)
+                        token_machine = None
             assert text == expected
     finally:
         process.send_signal(signal.SIGINT)

@@ -53,6 +53,7 @@ from splitwise.serving.messages import (
     TaskSpec,
     ToScheduler,
     Transferred,
+    Welcome,
 )
 from splitwise.serving.rate import RateMeter
 from splitwise.serving.request import LiveRequest, RequestState
@@ -230,7 +231,7 @@ class Cluster:
     # Machines.
 
     def join(self, link: MachineLink) -> int:
-        """Add a machine, or take one back that was lost; returns its index.
+        """Welcome a machine, new or lost before, into the cluster; returns its index.
 
         Raises:
             ValueError: its model or cache does not fit those of the cluster.
@@ -253,6 +254,7 @@ class Cluster:
             self._machines.pool[index] = register.pool
             self._machines.kv_capacity_tokens[index] = capacity
             self._machines.ready[index] = True
+        link.send(Welcome())  # Before anything is asked of it.
         self._joined.set()
         self._dispatch()
         return index

@@ -25,7 +25,6 @@ from splitwise.serving.messages import (
     Register,
     Shutdown,
     ToScheduler,
-    Welcome,
 )
 from splitwise.serving.wire import Wire, WireError, prove
 
@@ -128,7 +127,6 @@ class SchedulerServer:
             log.warning("machine %s refused: %s", name, error)
             link.send(Refused(str(error)))
             return
-        link.send(Welcome())
         self._links.add(link)
         log.info(
             "machine %s joined the %s pool: cache of %d tokens",

@@ -1,0 +1,286 @@
+"""Machines with a real, tiny engine and real transfers between them, in one process."""
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from splitwise.engine.model_files import ModelFolder
+from splitwise.engine.sampling import SamplingParams
+from splitwise.engine.torch.engine import TorchEngine
+from splitwise.serving.generation import FinishReason
+from splitwise.serving.machine import Machine, MachineLimits
+from splitwise.serving.messages import (
+    Cancel,
+    Expect,
+    Outputs,
+    Preempted,
+    PromptsStarted,
+    RunPrompt,
+    TaskFailed,
+    TaskSpec,
+    Transferred,
+)
+from splitwise.transfer import KVReceiver, KVSender, ReceiverAddress
+
+VOCABULARY = 128
+WAIT_S = 20.0
+KEY = "a key for the test"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=0,
+    )
+    path: Path = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(path)
+    return ModelFolder(path, "tiny")
+
+
+class Rig:
+    """A machine with its inbox, driven step by step."""
+
+    def __init__(self, folder: ModelFolder, name: str, blocks: int) -> None:
+        block_bytes = 3 * 2 * 16 * 2 * 8 * 4  # layers, K and V, tokens, KV heads, dims, float32
+        self.engine = TorchEngine(folder, blocks * block_bytes)
+        self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.said: list[msgspec.Struct] = []
+        common = (self.engine.memory, self.engine.layout, name, KEY)
+        self.receiver = KVReceiver(*common, on_event=self.inbox.put)
+        self.sender = KVSender(*common, on_event=self.inbox.put)
+        limits = MachineLimits(one_piece_below_tokens=8)
+        self.machine = Machine(self.engine, self.sender, self.receiver, self.said.append, limits)
+
+    @property
+    def address(self) -> ReceiverAddress:
+        return self.receiver.address
+
+    def turn(self) -> None:
+        """Take in what has come, and run one iteration."""
+        while not self.inbox.empty():
+            self.machine.handle(self.inbox.get())  # type: ignore[arg-type]
+        self.machine.iterate()
+
+    def tokens(self, task: int) -> list[int]:
+        return [
+            item.sample.token
+            for message in self.said
+            if isinstance(message, Outputs)
+            for item in message.items
+            if item.task == task
+        ]
+
+    def finish(self, task: int) -> FinishReason | None:
+        items = [i for m in self.said if isinstance(m, Outputs) for i in m.items if i.task == task]
+        return items[-1].finish if items else None
+
+    def heard(self, kind: type[msgspec.Struct]) -> list[msgspec.Struct]:
+        return [message for message in self.said if isinstance(message, kind)]
+
+    @property
+    def is_empty(self) -> bool:
+        status = self.machine.status()
+        return not (status.used_blocks or status.running_requests or status.waiting_requests)
+
+    def close(self) -> None:
+        self.sender.close()
+        self.receiver.close()
+        self.engine.close()
+
+
+@pytest.fixture
+def pair(folder: ModelFolder) -> Iterator[tuple[Rig, Rig]]:
+    rigs = Rig(folder, "p", blocks=64), Rig(folder, "t", blocks=64)
+    yield rigs
+    for rig in rigs:
+        rig.close()
+
+
+def run_until(done: Callable[[], bool], *rigs: Rig) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < deadline, [rig.said for rig in rigs]
+        for rig in rigs:
+            rig.turn()
+
+
+def spec(task: int, prompt_tokens: int = 20, output_tokens: int = 6, **sampling: float) -> TaskSpec:
+    history = [(7 * task + 3 * i) % (VOCABULARY - 1) + 1 for i in range(prompt_tokens)]
+    params = SamplingParams(temperature=sampling.pop("temperature", 0.0), **sampling)  # type: ignore[arg-type]
+    return TaskSpec(task, history, prompt_tokens, prompt_tokens + output_tokens, params, [])
+
+
+def alone(folder: ModelFolder, *specs: TaskSpec) -> list[list[int]]:
+    """What one mixed machine makes of each."""
+    rig = Rig(folder, "alone", blocks=64)
+    try:
+        for one in specs:
+            rig.machine.handle(RunPrompt(one))
+            run_until(lambda: rig.is_empty, rig)
+        return [rig.tokens(one.task) for one in specs]
+    finally:
+        rig.close()
+
+
+def start_split(p: Rig, t: Rig, one: TaskSpec) -> None:
+    """As over the wire: each machine has a copy of its own."""
+    t.machine.handle(Expect(msgspec.convert(msgspec.to_builtins(one), TaskSpec), "p"))
+    p.machine.handle(RunPrompt(msgspec.convert(msgspec.to_builtins(one), TaskSpec), t.address))
+
+
+@pytest.mark.parametrize("prompt_tokens", [1, 7, 8, 16, 17, 100])
+def test_split_equals_unsplit(
+    folder: ModelFolder, pair: tuple[Rig, Rig], prompt_tokens: int
+) -> None:
+    p, t = pair
+    start_split(p, t, spec(1, prompt_tokens))
+    run_until(lambda: t.finish(1) is not None and p.is_empty, p, t)
+    assert [p.tokens(1) + t.tokens(1)] == alone(folder, spec(1, prompt_tokens))
+    assert len(p.tokens(1)) == 1 and t.finish(1) is FinishReason.LENGTH
+    assert t.is_empty
+    assert len(t.heard(Transferred)) == 1 and p.heard(PromptsStarted) == [PromptsStarted([1])]
+
+
+def test_many_at_once_sampled_with_penalties(folder: ModelFolder, pair: tuple[Rig, Rig]) -> None:
+    p, t = pair
+
+    def specs() -> list[TaskSpec]:
+        return [
+            spec(i, 5 + 9 * i, temperature=0.9, seed=i, top_p=0.95, frequency_penalty=0.3)
+            for i in range(1, 9)
+        ]
+
+    for one in specs():
+        start_split(p, t, one)
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+    assert [p.tokens(i) + t.tokens(i) for i in range(1, 9)] == alone(folder, *specs())
+
+
+def test_a_stop_token_ends_on_either_machine(folder: ModelFolder, pair: tuple[Rig, Rig]) -> None:
+    p, t = pair
+    [tokens] = alone(folder, spec(1))
+    first_stop = spec(1)
+    first_stop.stop_token_ids = [tokens[0]]
+    start_split(p, t, first_stop)
+    run_until(lambda: p.finish(1) is FinishReason.STOP, p, t)
+    t.machine.handle(Cancel(1))  # As the cluster scheduler does.
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+    assert t.tokens(1) == []
+
+
+def test_cancel_frees_in_every_state(pair: tuple[Rig, Rig]) -> None:
+    p, t = pair
+    p.machine.handle(RunPrompt(spec(1), t.address))
+    t.machine.handle(Expect(spec(1), "p"))
+    for rig in pair:  # Queued on one, expected on the other.
+        rig.machine.handle(Cancel(1))
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+
+    start_split(p, t, spec(2, 100))
+    p.turn()  # The first token is out; the cache is leaving.
+    assert len(p.tokens(2)) == 1
+    for rig in pair:
+        rig.machine.handle(Cancel(2))
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+
+    start_split(p, t, spec(3, 20, 400))
+    run_until(lambda: len(t.tokens(3)) > 2, p, t)  # Running.
+    t.machine.handle(Cancel(3))
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+    for rig in pair:
+        rig.machine.handle(Cancel(77))  # Unknown: nothing happens.
+        assert not rig.heard(TaskFailed)
+
+
+def test_a_prompt_that_nobody_wants_any_more_is_abandoned_between_layers(
+    pair: tuple[Rig, Rig],
+) -> None:
+    p, t = pair
+    start_split(p, t, spec(1))
+    p.machine.note_cancel(1)
+    p.turn()
+    assert p.tokens(1) == []
+    p.machine.handle(Cancel(1))
+    t.machine.handle(Cancel(1))
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+
+
+def test_without_memory_the_latest_is_preempted(folder: ModelFolder) -> None:
+    rig = Rig(folder, "small", blocks=6)
+    try:
+        for task in (1, 2):
+            rig.machine.handle(RunPrompt(spec(task, 20, 60)))  # 2 blocks now, 5 at the end
+        run_until(lambda: rig.is_empty, rig)
+        assert rig.heard(Preempted) == [Preempted(2)]
+        assert [rig.tokens(1)] == alone(folder, spec(1, 20, 60))
+        so_far = rig.tokens(2)
+        again = spec(3, 20, 60)
+        again.history = [*spec(2, 20, 60).history, *so_far]
+        rig.machine.handle(RunPrompt(again))
+        run_until(lambda: rig.is_empty, rig)
+        assert [so_far + rig.tokens(3)] == alone(folder, spec(2, 20, 60))
+    finally:
+        rig.close()
+
+
+def test_newcomers_wait_for_blocks(folder: ModelFolder, pair: tuple[Rig, Rig]) -> None:
+    p, _ = pair
+    small = Rig(folder, "t-small", blocks=8)
+    try:
+        for task in (1, 2, 3):
+            start_split(p, small, spec(task, 60, 5))  # 4 blocks, then 5
+        assert small.machine.status().waiting_requests > 0
+        run_until(lambda: p.is_empty and small.is_empty, p, small)
+        expected = alone(folder, *(spec(task, 60, 5) for task in (1, 2, 3)))
+        got = [p.tokens(task) + small.tokens(task) for task in (1, 2, 3)]
+        assert got == expected
+    finally:
+        small.close()
+
+
+def test_an_engine_that_fails_fails_the_batch_and_goes_on(
+    folder: ModelFolder, pair: tuple[Rig, Rig]
+) -> None:
+    p, t = pair
+    bad = spec(1)
+    bad.history[3] = VOCABULARY + 5  # What the gateway would never let through.
+    start_split(p, t, bad)
+    p.turn()
+    failures = p.heard(TaskFailed)
+    assert len(failures) == 1 and not failures[0].in_transfer  # type: ignore[attr-defined]
+    t.machine.handle(Cancel(1))
+    run_until(lambda: p.is_empty and t.is_empty, p, t)
+    start_split(p, t, spec(2))
+    run_until(lambda: t.finish(2) is not None and p.is_empty, p, t)
+    assert [p.tokens(2) + t.tokens(2)] == alone(folder, spec(2))
+
+
+def test_a_prompt_machine_that_dies_fails_what_it_was_to_send(
+    folder: ModelFolder, pair: tuple[Rig, Rig]
+) -> None:
+    _, t = pair
+    mortal = Rig(folder, "p", blocks=64)
+    start_split(mortal, t, spec(1, 100))
+    start_split(mortal, t, spec(2, 100))
+    mortal.machine.handle(Cancel(2))
+    mortal.sender.begin("9", t.address, [0])  # The link is up, and no layer comes.
+    t.machine.handle(Expect(spec(9, 10), "p"))
+    mortal.close()
+    for task in (1, 2):
+        t.machine.handle(Cancel(task))
+    run_until(lambda: t.is_empty, t)
+    assert [failure.task for failure in t.heard(TaskFailed)] == [9]  # type: ignore[attr-defined]
