@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from splitwise.engine.model_files import resolve_model
-from splitwise.serving.text import LONG_TEXT_CHARS, ChatTemplateError, TextCodec
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from splitwise.engine.model_files import resolve_model
+from splitwise.serving.text import LONG_TEXT_CHARS, ChatTemplateError, TextCodec, TextTooLong
+
 FOLDER = resolve_model().path
 CHATS: list[list[dict[str, Any]]] = [
-    [{"role": "user", "content": "Hello <b>there</b> & \"you\" 🦜"}],
+    [{"role": "user", "content": 'Hello <b>there</b> & "you" 🦜'}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "  spaces \n\n"}],
     [
         {"role": "user", "content": "1+1?"},
@@ -55,11 +56,9 @@ def codec() -> TextCodec:
 def test_the_models_template(
     codec: TextCodec, reference: Any, chat: list[dict[str, Any]], generation: bool
 ) -> None:
-    expected = reference.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=generation
-    )
+    expected = reference.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation)
     assert codec.render_chat(chat, generation) == expected
-    tokens = asyncio.run(codec.encode(expected, add_special_tokens=False))
+    tokens = asyncio.run(codec.encode(expected, False, 10_000))
     assert tokens == reference.apply_chat_template(
         chat, add_generation_prompt=generation, return_dict=False
     )
@@ -67,9 +66,7 @@ def test_the_models_template(
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
 @pytest.mark.parametrize("chat", CHATS)
-def test_what_templates_may_use(
-    reference: Any, template: str, chat: list[dict[str, Any]]
-) -> None:
+def test_what_templates_may_use(reference: Any, template: str, chat: list[dict[str, Any]]) -> None:
     codec = TextCodec(
         Tokenizer.from_file(str(FOLDER / "tokenizer.json")), template, reference.special_tokens_map
     )
@@ -91,7 +88,7 @@ def test_special_tokens_are_those_of_the_files(codec: TextCodec, reference: Any)
 def test_plain_text(codec: TextCodec, reference: Any, add_special_tokens: bool) -> None:
     long = "The parrot said: nevermore. 🦜\n" * (LONG_TEXT_CHARS // 20)
     for text in ("", " a  b\t\n", "naïve <|im_end|> €", long):
-        tokens = asyncio.run(codec.encode(text, add_special_tokens))
+        tokens = asyncio.run(codec.encode(text, add_special_tokens, 10_000))
         assert tokens == reference(text, add_special_tokens=add_special_tokens)["input_ids"]
         assert asyncio.run(codec.decode(tokens)) == reference.decode(tokens)
 
@@ -136,3 +133,11 @@ def test_older_ways_to_keep_a_template(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="save_pretrained"):
         TextCodec.load(tmp_path)
+
+
+def test_a_text_far_too_long_is_not_tokenised_whole(codec: TextCodec) -> None:
+    dense, sparse = "a b " * 100_000, " " * 400_000
+    with pytest.raises(TextTooLong, match="more than 2000 tokens"):
+        asyncio.run(codec.encode(sparse + dense, False, 1000))
+    tokens = asyncio.run(codec.encode(sparse, False, 10_000))
+    assert asyncio.run(codec.decode(tokens)) == sparse

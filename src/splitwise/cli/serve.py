@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
@@ -91,7 +92,15 @@ def serve(
             cluster=ClusterLimits(max_waiting_requests=max_waiting_requests),
         )
         gateway = Gateway(options, folder)
-        uvloop.run(gateway.run(lambda url: _announce(url, gateway.model_name)))
+        # A spinner on a terminal, nothing elsewhere.
+        status = Console(stderr=True).status(f"starting {sum(machines)} machines")
+
+        def announce(url: str) -> None:
+            status.stop()
+            _announce(url, gateway.model_name)
+
+        with status:
+            uvloop.run(gateway.run(announce))
     except (ModelError, LaunchError, OSError) as error:
         fail(error)
 

@@ -39,7 +39,7 @@ _STOP_CHECK_S: Final = 5.0
 class HttpLimits(msgspec.Struct, frozen=True):
     """Bounds on what a client may send and how long it may take."""
 
-    max_body_bytes: int = 8 * 1024 * 1024
+    max_body_bytes: int = 4 * 1024 * 1024
     body_timeout_s: float = 30.0
     """For the whole body to arrive."""
     request_timeout_s: float = 3600.0
@@ -64,6 +64,10 @@ class BodyTimeout(Exception):
     """The body did not arrive in time."""
 
 
+class UpgradeAsked(Exception):
+    """The client asks for another protocol; the HTTP parser then does not read the body."""
+
+
 class Disconnected(Exception):
     """The client went away."""
 
@@ -77,10 +81,13 @@ class Request:
         self._receive = receive
         self._content_bytes = 0
         self._more_body = True
+        self._upgrade = False
         given = b""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 given = value
+            elif name == b"upgrade":
+                self._upgrade = True
             elif name == b"content-length":
                 self._content_bytes = int(value)  # the HTTP parser has seen that it is a number
         self.client_id = _usable_id(given)
@@ -91,8 +98,10 @@ class Request:
         """The whole body.
 
         Raises:
-            BodyTooLarge, BodyTimeout, Disconnected: there is none to be had.
+            BodyTooLarge, BodyTimeout, UpgradeAsked, Disconnected: there is none to be had.
         """
+        if self._upgrade:
+            raise UpgradeAsked
         if self._content_bytes > limits.max_body_bytes:
             raise BodyTooLarge
         parts: list[bytes] = []
@@ -254,7 +263,7 @@ async def serve_http(
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level=logging.WARNING,
+        log_level=logging.ERROR,  # what clients send wrong is answered, not logged
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -31,6 +31,9 @@ LONG_TEXT_CHARS = 16_384
 """Longer text (or as many tokens) goes to a thread: it would hold up the event loop for
 milliseconds."""
 
+_PIECE_CHARS = 65_536
+_USUAL_CHARS_PER_TOKEN = 8
+"""More than ordinary text has: an ordinary prompt that fits is never counted beforehand."""
 _SPECIAL_TOKENS = (
     "bos_token",
     "eos_token",
@@ -40,6 +43,10 @@ _SPECIAL_TOKENS = (
     "cls_token",
     "mask_token",
 )
+
+
+class TextTooLong(ValueError):
+    """A text has so many tokens that they were not even counted."""
 
 
 class ChatTemplateError(ValueError):
@@ -93,16 +100,40 @@ class TextCodec:
         """End the encoding thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of ``text``; long texts are encoded one after another in a thread."""
+    async def encode(self, text: str, add_special_tokens: bool, at_most_tokens: int) -> list[int]:
+        """Token ids of ``text``; long texts are encoded one after another in a thread.
+
+        Raises:
+            TextTooLong: it has far more than ``at_most_tokens``. A text that has only somewhat
+                more is encoded: the caller counts.
+        """
         if len(text) <= LONG_TEXT_CHARS:
             return self._encode(text, add_special_tokens)
         return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._encode, text, add_special_tokens
+            self._thread, self._encode_long, text, add_special_tokens, at_most_tokens
         )
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def _encode_long(self, text: str, add_special_tokens: bool, at_most_tokens: int) -> list[int]:
+        if len(text) > max(_PIECE_CHARS, _USUAL_CHARS_PER_TOKEN * at_most_tokens):
+            self._refuse_far_longer(text, at_most_tokens)
+        [encoded] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoded.ids
+
+    def _refuse_far_longer(self, text: str, at_most_tokens: int) -> None:
+        """Count in pieces, because the tokenizer takes some 500 bytes a token while it works.
+
+        Cutting a text into pieces adds a few tokens a piece; hence the factor of two.
+        """
+        tokens = 0
+        for start in range(0, len(text), _PIECE_CHARS):
+            piece = text[start : start + _PIECE_CHARS]
+            [encoded] = self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)
+            tokens += len(encoded.ids)
+            if tokens > 2 * at_most_tokens:
+                raise TextTooLong(f"the text has more than {2 * at_most_tokens} tokens")
 
     async def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Text of ``tokens``, which must be in the vocabulary."""

@@ -3,48 +3,20 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import httpx
 import openai
 import pytest
 import uvloop
+from api_server import LIMITS, MODEL, Health, Running
+from parrot import Parrot
+
 from splitwise.engine.model_files import ModelFolder, read_stop_token_ids, resolve_model
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.http import listen, serve_http
 from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
-
-from parrot import Parrot
-
-MODEL = "smol/parrot"
-LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, shutdown_timeout_s=2.0)
-
-
-class Health:
-    """The reason why the cluster cannot serve, which tests set."""
-
-    reason: str | None = None
-
-    def __call__(self) -> str | None:
-        return self.reason
-
-
-@dataclass
-class Running:
-    """A server in a thread of its own, and what stands behind it."""
-
-    port: int
-    parrot: Parrot
-    metrics: Metrics
-    health: Health
-    facts: ModelFacts
-    codec: TextCodec
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from splitwise.engine.sampling import Sample
 from splitwise.serving.generation import (
     Chunk,
     FinishReason,
-    GenerationRequest,
     GenerationFailed,
+    GenerationRequest,
 )
 
 

@@ -31,13 +31,14 @@ from splitwise.serving.http import (
     Request,
     Scope,
     Send,
+    UpgradeAsked,
 )
 from splitwise.serving.openai import protocol
 from splitwise.serving.openai.chat import chat_prompt, prepare_chat
 from splitwise.serving.openai.completions import prepare_completion
 from splitwise.serving.openai.errors import FORESEEN, ApiError, as_api_error
 from splitwise.serving.openai.generate import Job, Runner
-from splitwise.serving.openai.jobs import Front
+from splitwise.serving.openai.jobs import Front, encode_prompt
 from splitwise.serving.openai.validation import ModelFacts, check_model, check_token_ids, decode
 from splitwise.serving.text import TextCodec
 
@@ -51,6 +52,8 @@ _completion_decoder = msgspec.json.Decoder(protocol.CompletionRequest)
 _tokenize_decoder = msgspec.json.Decoder(protocol.TokenizeRequest)
 _detokenize_decoder = msgspec.json.Decoder(protocol.DetokenizeRequest)
 _MODELS = "/v1/models"
+_TOKENIZED_TOKENS = 131_072
+"""What ``/tokenize`` takes at least, whatever the model's context."""
 
 
 def create_app(
@@ -122,7 +125,7 @@ class App:
         if reply.started:
             await reply.events(b"data: " + answer.to_json() + b"\n\n")
             await reply.end()
-        elif isinstance(error, BodyTooLarge):
+        elif isinstance(error, BodyTooLarge | UpgradeAsked):
             await reply.last_body(answer.status, answer.to_json(), request)
         else:
             await reply.body(answer.status, answer.to_json(), headers=answer.headers())
@@ -132,7 +135,7 @@ class App:
         if methods is None and request.path.startswith(_MODELS + "/"):
             methods = {"GET": self._show_model}
         if methods is None:
-            raise ApiError(404, f"there is no {request.path} here: check the path")
+            raise ApiError(404, f"there is no {request.path[:200]} here: check the path")
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             allow = ", ".join(methods)
@@ -168,16 +171,12 @@ class App:
         check_model(fields.model, self._model.name)
         if (fields.prompt is None) == (fields.messages is None):
             raise ApiError(400, "send either prompt or messages", "prompt")
+        at_most = max(self._model.max_context_tokens, _TOKENIZED_TOKENS)
         if fields.prompt is not None:
-            tokens = await self._codec.encode(fields.prompt, fields.add_special_tokens is not False)
+            special = fields.add_special_tokens is not False
+            tokens = await encode_prompt("prompt", fields.prompt, special, at_most, self._codec)
         else:
-            tokens = await chat_prompt(
-                self._codec,
-                fields.messages or [],
-                fields.add_generation_prompt,
-                fields.chat_template_kwargs,
-                bool(fields.add_special_tokens),
-            )
+            tokens = await chat_prompt(fields, fields.messages or [], self._codec, at_most)
         texts = [self._codec.token_text(t) for t in tokens] if fields.return_token_strs else None
         await self._answer(
             reply,

@@ -1,13 +1,12 @@
 """``/v1/chat/completions``: messages to a job."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from splitwise.serving.http import HttpLimits
 from splitwise.serving.openai.errors import ApiError, invalid
 from splitwise.serving.openai.generate import Job
-from splitwise.serving.openai.jobs import Front, make_job
-from splitwise.serving.openai.protocol import ChatMessage, ChatRequest
+from splitwise.serving.openai.jobs import Front, encode_prompt, make_job
+from splitwise.serving.openai.protocol import ChatMessage, ChatRequest, TokenizeRequest
 from splitwise.serving.openai.rendering import ChatRenderer
 from splitwise.serving.openai.unsupported import refuse_unsupported
 from splitwise.serving.openai.validation import (
@@ -38,24 +37,23 @@ async def prepare_chat(request: ChatRequest, front: Front, unique_id: str) -> Jo
     if request.max_completion_tokens is not None:
         max_tokens = check_max_tokens("max_completion_tokens", request.max_completion_tokens)
     prompt = await chat_prompt(
-        front.codec,
+        request,
         request.messages,
-        request.add_generation_prompt,
-        request.chat_template_kwargs,
-        bool(request.add_special_tokens),
+        front.codec,
+        front.model.max_context_tokens,
     )
     room = check_room("messages", len(prompt), max_tokens, None, front.model)
     return make_job(request, [(prompt, room)], n, logprobs, ChatRenderer, front, unique_id)
 
 
 async def chat_prompt(
-    codec: TextCodec,
+    request: ChatRequest | TokenizeRequest,
     messages: Sequence[ChatMessage],
-    add_generation_prompt: bool | None,
-    extra: Mapping[str, Any] | None,
-    add_special_tokens: bool,
+    codec: TextCodec,
+    at_most_tokens: int,
 ) -> list[int]:
     """The tokens of a conversation in the model's own template."""
+    extra = request.chat_template_kwargs
     if not messages:
         raise invalid("messages", [], "send at least one message")
     if own := _TEMPLATE_OWN.intersection(extra or ()):
@@ -65,10 +63,12 @@ async def chat_prompt(
         )
     plain = [_plain(message, place) for place, message in enumerate(messages)]
     try:
-        text = codec.render_chat(plain, add_generation_prompt is not False, extra)
+        text = codec.render_chat(plain, request.add_generation_prompt is not False, extra)
     except ChatTemplateError as error:
         raise ApiError(400, str(error), "messages") from error
-    return await codec.encode(text, add_special_tokens)
+    return await encode_prompt(
+        "messages", text, bool(request.add_special_tokens), at_most_tokens, codec
+    )
 
 
 def _logprobs(request: ChatRequest, limits: HttpLimits) -> int | None:

@@ -2,7 +2,7 @@
 
 from splitwise.serving.openai.errors import ApiError, invalid
 from splitwise.serving.openai.generate import Job
-from splitwise.serving.openai.jobs import Front, make_job
+from splitwise.serving.openai.jobs import Front, encode_prompt, make_job
 from splitwise.serving.openai.protocol import CompletionRequest, Prompt
 from splitwise.serving.openai.rendering import CompletionRenderer
 from splitwise.serving.openai.unsupported import refuse_unsupported
@@ -37,7 +37,13 @@ async def prepare_completion(request: CompletionRequest, front: Front, unique_id
     for place, prompt in enumerate(prompts):
         where = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
         if isinstance(prompt, str):
-            prompt = await front.codec.encode(prompt, request.add_special_tokens is not False)
+            prompt = await encode_prompt(
+                where,
+                prompt,
+                request.add_special_tokens is not False,
+                front.model.max_context_tokens,
+                front.codec,
+            )
         room = check_room(where, len(prompt), max_tokens, DEFAULT_MAX_TOKENS, front.model)
         check_token_ids(where, prompt, front.model)
         sized.append((prompt, room))

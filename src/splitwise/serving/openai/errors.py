@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from splitwise.serving.generation import GenerationFailed, Overloaded, Unavailable
-from splitwise.serving.http import BodyTimeout, BodyTooLarge, HttpLimits
+from splitwise.serving.http import BodyTimeout, BodyTooLarge, HttpLimits, UpgradeAsked
 
 
 class ErrorBody(msgspec.Struct):
@@ -62,6 +62,7 @@ FORESEEN: Final = (
     ApiError,
     BodyTooLarge,
     BodyTimeout,
+    UpgradeAsked,
     Overloaded,
     Unavailable,
     GenerationFailed,
@@ -83,6 +84,12 @@ def as_api_error(error: Exception, limits: HttpLimits) -> ApiError:
         case BodyTimeout():
             return ApiError(
                 408, f"the request body did not arrive within {limits.body_timeout_s:g} s: retry"
+            )
+        case UpgradeAsked():
+            return ApiError(
+                400,
+                "the Upgrade header asks for another protocol (HTTP/2 by h2c, perhaps): "
+                "set the client to HTTP/1.1",
             )
         case Overloaded():
             return ApiError(

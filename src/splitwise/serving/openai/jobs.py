@@ -7,7 +7,7 @@ import msgspec
 
 from splitwise.serving.generation import GenerationRequest
 from splitwise.serving.http import HttpLimits
-from splitwise.serving.openai.errors import invalid
+from splitwise.serving.openai.errors import ApiError, invalid
 from splitwise.serving.openai.generate import Job
 from splitwise.serving.openai.protocol import GenerationFields, StreamOptions
 from splitwise.serving.openai.rendering import Renderer
@@ -17,7 +17,7 @@ from splitwise.serving.openai.validation import (
     output_options,
     sampling_params,
 )
-from splitwise.serving.text import TextCodec
+from splitwise.serving.text import TextCodec, TextTooLong
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,25 @@ class Front:
     codec: TextCodec
     model: ModelFacts
     limits: HttpLimits
+
+
+async def encode_prompt(
+    param: str, text: str, add_special_tokens: bool, at_most_tokens: int, codec: TextCodec
+) -> list[int]:
+    """Tokenise a prompt; ``param`` names its field.
+
+    Raises:
+        ApiError: 400 for a text far over ``at_most_tokens``.
+    """
+    try:
+        return await codec.encode(text, add_special_tokens, at_most_tokens)
+    except TextTooLong as error:
+        raise ApiError(
+            400,
+            f"{param} is too long: {error}, but at most {at_most_tokens} are taken: shorten it",
+            param,
+            "context_length_exceeded",
+        ) from error
 
 
 def make_job(

@@ -1,0 +1,38 @@
+"""A server under test and what stands behind it."""
+
+from dataclasses import dataclass
+
+from parrot import Parrot
+
+from splitwise.observe.metrics import Metrics
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.openai.validation import ModelFacts
+from splitwise.serving.text import TextCodec
+
+MODEL = "smol/parrot"
+LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, shutdown_timeout_s=2.0)
+
+
+class Health:
+    """The reason why the cluster cannot serve, which tests set."""
+
+    reason: str | None = None
+
+    def __call__(self) -> str | None:
+        return self.reason
+
+
+@dataclass
+class Running:
+    """A server in a thread of its own, and what stands behind it."""
+
+    port: int
+    parrot: Parrot
+    metrics: Metrics
+    health: Health
+    facts: ModelFacts
+    codec: TextCodec
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
