@@ -20,7 +20,10 @@ def model_folder() -> ModelFolder:
 
 @pytest.fixture(scope="session")
 def reference(model_folder: ModelFolder) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(model_folder.path, dtype=torch.float32).eval()
+    """Never ends a text by itself, as with ``ignore_eos``."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder.path, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import httpx
-import pytest
 
 WAIT_S = 60
 
@@ -34,7 +33,7 @@ async def one_request(client: httpx.AsyncClient, url: str, rng: random.Random) -
     body["stream"] = rng.random() < 0.6
     kind = rng.choice(["whole", "leave", "leave", "bad"])
     if kind == "bad":
-        body[rng.choice(["max_tokens", "temperature", "prompt", "n"])] = rng.choice([-1, "x", {}])
+        body[rng.choice(["max_tokens", "temperature", "seed", "n"])] = rng.choice(["x", {}, [1]])
         response = await client.post(f"{url}/v1/completions", json=body)
         assert response.status_code == 400, response.text
     elif kind == "whole":
@@ -75,13 +74,5 @@ def shared_memory_names() -> set[str]:
 
 def test_every_block_comes_back(split_server: str) -> None:
     before = shared_memory_names()
-    asyncio.run(churn(split_server, 120))
-    assert shared_memory_names() <= before
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_every_block_comes_back_after_500_requests(split_server: str) -> None:
-    before = shared_memory_names()
-    asyncio.run(churn(split_server, 500))
+    asyncio.run(churn(split_server, requests=500))
     assert shared_memory_names() <= before

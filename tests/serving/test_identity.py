@@ -35,7 +35,6 @@ def generate(model: PreTrainedModel, prompt: list[int]) -> list[int]:
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=OUTPUT_TOKENS,
-            min_new_tokens=OUTPUT_TOKENS,
             do_sample=False,
         )
     return [int(token) for token in output[0, len(prompt) :]]

@@ -7,9 +7,12 @@ the cluster marks as the last.
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from splitwise.engine.sampling import Sample
 from splitwise.serving.detokenise import StopFinder
 from splitwise.serving.generation import Chunk, FinishReason, TokenStream
+from splitwise.serving.openai.protocol import TokenIds
 from splitwise.serving.openai.validation import OutputOptions
 from splitwise.serving.text import TextCodec
 
@@ -33,6 +36,7 @@ class Delta:
 
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    token_ids: TokenIds = msgspec.UNSET
 
 
 class Answer:
@@ -52,11 +56,13 @@ class Answer:
 
     def take(self, chunk: Chunk) -> Delta:
         """Turn a chunk into text. Sets ``finish`` with the last one."""
-        delta = Delta("")
+        delta = Delta("", token_ids=[] if self._options.return_token_ids else msgspec.UNSET)
         parts: list[str] = []
         last = len(chunk.samples) - 1
         for place, sample in enumerate(chunk.samples):
             self.tokens += 1
+            if delta.token_ids is not msgspec.UNSET:
+                delta.token_ids.append(sample.token)
             if place == last and chunk.finish is FinishReason.STOP and self._hides(sample):
                 break
             parts.append(self._take_sample(sample, delta))

@@ -13,11 +13,13 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
+import msgspec
+
 from splitwise.observe.metrics import Metrics
 from splitwise.serving.generation import Chunk, GenerationRequest, Generator
 from splitwise.serving.http import Reply
 from splitwise.serving.openai.answer import Answer, Delta
-from splitwise.serving.openai.protocol import StreamOptions, Usage
+from splitwise.serving.openai.protocol import StreamOptions, TokenIds, Usage
 from splitwise.serving.openai.rendering import DONE, Renderer
 from splitwise.serving.openai.validation import OutputOptions
 from splitwise.serving.text import TextCodec
@@ -141,7 +143,13 @@ def _joined(deltas: list[Delta]) -> Delta:
     return Delta(
         "".join(delta.text for delta in deltas),
         [entry for delta in deltas for entry in delta.logprobs],
+        _joined_ids(deltas),
     )
+
+
+def _joined_ids(deltas: list[Delta]) -> TokenIds:
+    known = [delta.token_ids for delta in deltas if delta.token_ids is not msgspec.UNSET]
+    return [token for ids in known for token in ids] if known else msgspec.UNSET
 
 
 async def _deltas(answers: list[Running]) -> AsyncGenerator[tuple[Running, Delta], None]:

@@ -41,6 +41,7 @@ class GenerationFields(UnsupportedFields, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     add_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
 
 
 class ContentPart(msgspec.Struct):
@@ -94,6 +95,9 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 # Answers.
 
+TokenIds = list[int] | msgspec.UnsetType
+"""vLLM's ``return_token_ids``: there only where it was asked for."""
+
 
 class Usage(msgspec.Struct):
     prompt_tokens: int
@@ -135,6 +139,7 @@ class ChatEventChoice(msgspec.Struct):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: str | None
+    token_ids: TokenIds = msgspec.UNSET
 
 
 class AssistantMessage(msgspec.Struct):
@@ -148,6 +153,7 @@ class ChatChoice(msgspec.Struct):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: str | None
+    token_ids: TokenIds = msgspec.UNSET
 
 
 class CompletionChoice(msgspec.Struct):
@@ -155,6 +161,7 @@ class CompletionChoice(msgspec.Struct):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: TokenIds = msgspec.UNSET
 
 
 class ChatAnswer(msgspec.Struct):

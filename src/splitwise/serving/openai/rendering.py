@@ -66,7 +66,11 @@ class ChatRenderer:
             self._begun.add(answer.index)
             role = "assistant"
         choice = protocol.ChatEventChoice(
-            answer.index, protocol.ChatDelta(delta.text, role), self._shown(delta), answer.finish
+            answer.index,
+            protocol.ChatDelta(delta.text, role),
+            self._shown(delta),
+            answer.finish,
+            delta.token_ids,
         )
         return self._events.join(choice, usage)
 
@@ -77,6 +81,7 @@ class ChatRenderer:
                 protocol.AssistantMessage(delta.text),
                 self._shown(delta),
                 answer.finish,
+                delta.token_ids,
             )
             for answer, delta in answers
         ]
@@ -124,7 +129,7 @@ class CompletionRenderer:
 
     def _choice(self, answer: Answer, delta: Delta) -> protocol.CompletionChoice:
         return protocol.CompletionChoice(
-            answer.index, delta.text, self._shown(delta.logprobs), answer.finish
+            answer.index, delta.text, self._shown(delta.logprobs), answer.finish, delta.token_ids
         )
 
     def _shown(self, entries: list[TokenLogprob]) -> protocol.CompletionLogprobs | None:

@@ -37,7 +37,6 @@ class UnsupportedFields(msgspec.Struct, kw_only=True):
     prompt_embeds: Any = None
     prompt_logprobs: Any = None
     response_format: Any = None
-    return_token_ids: Any = None
     return_tokens_as_token_ids: Any = None
     structured_outputs: Any = None
     suffix: Any = None

@@ -48,6 +48,7 @@ class OutputOptions:
     skip_special_tokens: bool
     stop_token_ids: tuple[int, ...]
     logprobs: int | None
+    return_token_ids: bool
 
 
 def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
@@ -142,6 +143,7 @@ def output_options(
         skip_special_tokens=fields.skip_special_tokens is not False,
         stop_token_ids=tuple(dict.fromkeys((*own, *asked))),
         logprobs=logprobs,
+        return_token_ids=bool(fields.return_token_ids),
     )
 
 
