@@ -27,6 +27,7 @@ class Channel:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._interrupted: LinkError | None = None
+        self._parting = False
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Hand all bytes to the kernel.
@@ -112,13 +113,16 @@ class Channel:
                 self._loop.remove_writer(self.sock)
 
     def interrupt(self, error: LinkError) -> None:
-        """Make the coroutine that reads raise ``error``."""
+        """Make the coroutine that reads raise ``error``; after ``shut_down_writing`` nothing."""
+        if self._parting:
+            return
         self._interrupted = error
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
 
     def shut_down_writing(self) -> None:
         """Say no more: the peer reads an end of file. Reading goes on."""
+        self._parting = True
         self._interrupted = None
         try:
             self.sock.shutdown(socket.SHUT_WR)

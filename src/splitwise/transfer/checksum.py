@@ -27,6 +27,17 @@ def layer_checksum(
     return checksum
 
 
+def mismatch(
+    memory: CacheMemory, layout: CacheLayout, blocks: Sequence[int], checksums: list[int] | None
+) -> str:
+    """Why ``blocks`` cannot be taken; empty where they can, or where nobody asked (None)."""
+    for layer, expected in enumerate(checksums or ()):
+        actual = layer_checksum(memory, layout, layer, blocks)
+        if actual != expected:
+            return f"layer {layer} arrived with checksum {actual:#x}, sent with {expected:#x}"
+    return ""
+
+
 def _read(memory: CacheMemory, at: int, nbytes: int) -> memoryview:
     if isinstance(memory, HostMemory):
         return memory.buffer[at : at + nbytes]

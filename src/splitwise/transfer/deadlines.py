@@ -12,8 +12,9 @@ class Deadlines:
     write_s: float = 10.0
     """A frame or a piece of data that the peer's kernel does not take."""
     answer_s: float = 30.0
-    """From ``finish`` to the receiver's answer: the grant, the puts still due, the signal."""
+    """From ``finish``, or the grant where that is later, to the receiver's answer. A grant itself
+    may take longer: the token machine may have to wait for memory."""
     stop_s: float = 10.0
     """From a cancel to the sender's word that it has stopped."""
     transfer_s: float = 600.0
-    """A whole transfer, from ``expect`` or ``begin`` on, the prompt's time in the queue included."""
+    """A whole transfer, from ``expect`` or ``begin`` on, with the prompt's time in the queue."""

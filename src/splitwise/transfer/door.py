@@ -40,8 +40,11 @@ class Door:
     ) -> None:
         """
         Raises:
+            ValueError: ``host`` is a wildcard.
             OSError: ``host`` is not an address of this machine.
         """
+        if host in ("", "0.0.0.0", "::"):
+            raise ValueError(f"host is {host!r}: name the address under which senders reach it")
         self._machine_id = machine_id
         self._cluster_key = cluster_key
         self._deadlines = deadlines

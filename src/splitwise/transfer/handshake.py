@@ -4,7 +4,7 @@
 2. The receiver answers with a Challenge: who it is, a nonce.
 3. The sender's Proof is an HMAC-SHA256 with the cluster key over its role, Hello and Challenge.
 4. The receiver checks proof, layout and transport, and answers Welcome with a proof of its own,
-   or Refused with the reason, which goes to a proven sender in full.
+   or Refused with the reason.
 
 The key never travels. What follows the handshake is neither encrypted nor signed: machines of a
 cluster share a network that others cannot write to.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from splitwise.transfer.channel import Channel
-from splitwise.transfer.errors import LinkError
+from splitwise.transfer.errors import LinkError, LinkLost
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.messages import (
     HANDSHAKE_LIMIT_BYTES,
@@ -72,14 +72,16 @@ async def admit(
     Raises:
         LinkError: refused; the sender has been told why.
     """
-    hello = await _receive(channel, Hello)
-    challenge = Challenge(machine_id, secrets.token_bytes(NONCE_BYTES))
-    await channel.send_message(challenge)
-    proof = await _receive(channel, Proof)
     try:
+        hello = await _receive(channel, Hello)
+        challenge = Challenge(machine_id, secrets.token_bytes(NONCE_BYTES))
+        await channel.send_message(challenge)
+        proof = await _receive(channel, Proof)
         if not hmac.compare_digest(proof.mac, _mac(key, "sender", hello, challenge)):
             raise LinkError(KEY_DIFFERS)
         check(hello)
+    except LinkLost:
+        raise
     except LinkError as refusal:
         await channel.send_message(Refused(str(refusal)))
         raise

@@ -1,11 +1,12 @@
 """One transfer as the receiver sees it."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
-from splitwise.transfer.events import ReceiverEvent
+from splitwise.transfer.events import ReceiverEvent, TransferStats
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link
 from splitwise.transfer.messages import Done
@@ -52,6 +53,20 @@ class Incoming:
     """Set once it is stopped or over: nothing is written any more, and this is its event."""
     pieces: "Pieces | None" = None
     """What has arrived, where the receiver does the writing (TCP)."""
+
+    def stats(self, done: Done, layout: CacheLayout) -> TransferStats:
+        """What it cost, as seen the moment it is complete."""
+        assert self.over is not None
+        visible_s = done.put_s
+        if done.finished_s is not None:
+            visible_s = time.monotonic() - done.finished_s
+        return TransferStats(
+            transport=self.over.transport,
+            bytes=layout.layers * len(self.blocks) * layout.block_bytes,
+            early_bytes=done.early_bytes,
+            visible_s=visible_s,
+            puts=done.puts,
+        )
 
 
 class Pieces:

@@ -150,6 +150,7 @@ def decode(body: bytes | bytearray) -> AnyMessage:
         LinkError: not a message of this protocol.
     """
     try:
-        return _decoder.decode(body)
+        message: AnyMessage = _decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise LinkError(f"bad frame: {error}") from error
+    return message

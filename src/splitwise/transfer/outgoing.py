@@ -38,6 +38,7 @@ class Granted:
     peer: "Peer"
     number: int
     lane: Lane
+    granted_s: float
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class Peer:
         assert self._link is not None
         self._link.send(message)
 
+    def fail(self, error: LinkError) -> None:
+        """Give the link up."""
+        if self._link is not None:
+            self._link.fail(error)
+
     async def flush(self) -> None:
         """Wait until the kernel has all frames sent so far."""
         if self._link is not None:
@@ -95,9 +100,11 @@ class Peer:
         channel, welcome = await self._connect(name, None, on_exit)
         check_layout(welcome.layout, self._home.layout)
         self._blocks = welcome.layout.blocks
-        self._transport = await self._open_transport(name, channel, welcome, on_exit)
+        # Closed in this order's reverse: to the receiver the link's end means that no put is under
+        # way, so the transport must be at rest before.
         self._link = Link(channel)
         on_exit.callback(self._link.close)
+        self._transport = await self._open_transport(name, channel, welcome, on_exit)
         logger.info("sending to %s over %s (%s)", self.address.machine_id, name, reason)
 
     async def _open_transport(

@@ -19,22 +19,20 @@ thread, where each listener, each link and each TCP stream has one task.
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from typing import cast
 
 from splitwise.transfer.channel import Channel
-from splitwise.transfer.checksum import layer_checksum
+from splitwise.transfer.checksum import mismatch
 from splitwise.transfer.deadlines import Deadlines
 from splitwise.transfer.door import Door
-from splitwise.transfer.errors import LinkError, LinkLost
+from splitwise.transfer.errors import Closing, LinkError, LinkLost
 from splitwise.transfer.events import (
     Arrived,
     Failed,
     OnReceiverEvent,
     ReceiverEvent,
     Released,
-    TransferStats,
 )
 from splitwise.transfer.handshake import check_layout
 from splitwise.transfer.incoming import Incoming, Pieces, SenderLink
@@ -42,8 +40,8 @@ from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link
 from splitwise.transfer.memory import CacheMemory, HostMemory
 from splitwise.transfer.messages import (
-    AnyMessage,
     Answer,
+    AnyMessage,
     Done,
     Grant,
     Hello,
@@ -133,22 +131,21 @@ class KVReceiver:
 
     def close(self) -> None:
         """Fail all transfers, close all links and join the thread. Harmless twice."""
-        if not self._thread.alive:
-            return
-        self._thread.ask(self._farewell(), self._deadlines.write_s + self._deadlines.stop_s)
-        self._thread.close(self._deadlines.stop_s)
+        self._thread.close(self._farewell, 2 * self._deadlines.stop_s)
 
     # From here on everything runs on the receiver's thread.
 
     def _expect(self, incoming: Incoming) -> None:
+        if incoming.outcome is not None:
+            return
         after_s = self._deadlines.transfer_s
         outcome = Failed(incoming.transfer_id, f"it has not arrived within {after_s:g} s")
         loop = asyncio.get_running_loop()
         incoming.timer = loop.call_later(after_s, self._stop, incoming, outcome)
-        for over in reversed(self._links.values()):  # the newest, should a sender have restarted
-            if over.sender_id == incoming.sender_id:
+        # The newest link, should a sender have restarted. One that opened just now has granted it.
+        for over in reversed(self._links.values()):
+            if over.sender_id == incoming.sender_id and incoming.over is None:
                 self._grant(incoming, over)
-                return
 
     def _grant(self, incoming: Incoming, over: SenderLink) -> None:
         incoming.over = over
@@ -193,7 +190,10 @@ class KVReceiver:
         if incoming.over is not None:
             del incoming.over.transfers[incoming.number]
         del self._transfers[incoming.transfer_id]
-        self._on_event(event)
+        try:
+            self._on_event(event)
+        except Exception:  # a bug of the worker's, that must not cost the other transfers
+            logger.exception("on_event broke on %s", event)
 
     def _check(self, hello: Hello) -> None:
         check_layout(self._layout, hello.layout)
@@ -226,7 +226,7 @@ class KVReceiver:
             task=asyncio.current_task(),
         )
         self._links[welcome.link] = over
-        for incoming in self._transfers.values():
+        for incoming in list(self._transfers.values()):  # others' threads add to it
             if incoming.over is None and incoming.sender_id == over.sender_id:
                 self._grant(incoming, over)
         await self._serve_link(over, welcome.link)
@@ -240,7 +240,8 @@ class KVReceiver:
             reason = str(error)
         except LinkError as error:
             reason = str(error)
-            logger.warning("dropping the link from %s: %s", over.sender_id, reason)
+            level = logging.INFO if isinstance(error, Closing) else logging.WARNING
+            logger.log(level, "dropping the link from %s: %s", over.sender_id, reason)
             del self._links[number]
             await self._part(over, reason)
         finally:
@@ -261,7 +262,9 @@ class KVReceiver:
             await over.link.flush()
 
     async def _serve_stream(self, channel: Channel, link: int) -> None:
-        over = self._links[link]
+        over = self._links.get(link)
+        if over is None:
+            raise LinkError(f"link {link} ended before its stream was open")
         over.streams.append(channel)
         try:
             await receive_pieces(
@@ -300,9 +303,7 @@ class KVReceiver:
             raise LinkError(f"{len(done.checksums)} checksums for {self._layout.layers} layers")
         incoming.done = done
         if incoming.outcome is not None:
-            self._conclude(
-                incoming, incoming.outcome
-            )  # it was being stopped, and has made its last put
+            self._conclude(incoming, incoming.outcome)  # it was to stop, and puts no more
         elif incoming.pieces is None or incoming.pieces.complete:
             self._complete(incoming, done)
 
@@ -313,36 +314,19 @@ class KVReceiver:
     def _complete(self, incoming: Incoming, done: Done) -> None:
         assert incoming.over is not None
         link = incoming.over.link
-        error = self._verify(incoming.blocks, done.checksums)
+        error = mismatch(self._memory, self._layout, incoming.blocks, done.checksums)
         if error:
             link.send(Answer(incoming.number, error=error))
             self._conclude(incoming, Failed(incoming.transfer_id, error))
             return
-        stats = self._stats(incoming, done, incoming.over.transport)
+        stats = incoming.stats(done, self._layout)
         link.send(Answer(incoming.number, stats))
         self._conclude(incoming, Arrived(incoming.transfer_id, done.payload, stats))
-
-    def _verify(self, blocks: list[int], checksums: list[int] | None) -> str:
-        """Why the blocks cannot be taken; empty where they can, or where nobody asked."""
-        for layer, expected in enumerate(checksums or ()):
-            actual = layer_checksum(self._memory, self._layout, layer, blocks)
-            if actual != expected:
-                return f"layer {layer} arrived with checksum {actual:#x}, sent with {expected:#x}"
-        return ""
-
-    def _stats(self, incoming: Incoming, done: Done, transport: str) -> TransferStats:
-        return TransferStats(
-            transport=transport,
-            bytes=len(incoming.blocks) * self._layout.block_bytes * self._layout.layers,
-            early_bytes=done.early_bytes,
-            visible_s=done.put_s if done.finished_s is None else time.monotonic() - done.finished_s,
-            puts=done.puts,
-        )
 
     async def _farewell(self) -> None:
         tasks = [over.task for over in self._links.values() if over.task is not None]
         for over in self._links.values():
-            over.link.fail(LinkError("this receiver is closing"))
+            over.link.fail(Closing("the receiver was closed"))
         if tasks:
             await asyncio.wait(tasks, timeout=self._deadlines.stop_s)
         for incoming in list(self._transfers.values()):

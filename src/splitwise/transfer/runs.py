@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 
 class Run(NamedTuple):
-    """``count`` blocks that follow each other in the source and in the target alike."""
+    """``length`` blocks that follow each other in the source and in the target alike."""
 
     source: int
     target: int
-    count: int
+    length: int
 
 
 def merge_runs(source: Sequence[int], target: Sequence[int]) -> list[Run]:
@@ -21,14 +21,14 @@ def merge_runs(source: Sequence[int], target: Sequence[int]) -> list[Run]:
     for source_block, target_block in zip(source, target, strict=True):
         if runs:
             last = runs[-1]
-            follows = (last.source + last.count, last.target + last.count)
+            follows = (last.source + last.length, last.target + last.length)
             if follows == (source_block, target_block):
-                runs[-1] = last._replace(count=last.count + 1)
+                runs[-1] = last._replace(length=last.length + 1)
                 continue
         runs.append(Run(source_block, target_block, 1))
     return runs
 
 
 def contiguous(blocks: Sequence[int]) -> list[tuple[int, int]]:
-    """The runs of one block table, as (first block, count)."""
-    return [(run.source, run.count) for run in merge_runs(blocks, blocks)]
+    """The runs of one block table, as (first block, length)."""
+    return [(run.source, run.length) for run in merge_runs(blocks, blocks)]

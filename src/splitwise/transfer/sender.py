@@ -1,10 +1,10 @@
 """The prompt machine's end: puts each layer into the token machine's cache while the next computes.
 
 The life of an outgoing transfer. It is an ``Outgoing`` with a mailbox and a task of its own on the
-sender's thread; links are ``Peer`` objects, each with one task, dialled when first needed.
+sender's thread; the ``Exchange`` keeps the links and writes to the mailbox what comes over them.
 
 1. ``begin`` (worker's thread) enters the transfer and starts its task. Where there is no link to
-   the receiver yet, the thread dials.
+   the receiver yet, the exchange dials.
 2. The receiver's Grant reaches the mailbox; where it comes before ``begin`` it is kept till then.
 3. ``layer_ready`` (engine's thread) drops a note into the mailbox of each transfer in the batch.
    As soon as there is a grant, ready layers are put, one after the other (one-piece transfers
@@ -25,28 +25,12 @@ from splitwise.transfer.checksum import layer_checksum
 from splitwise.transfer.deadlines import Deadlines
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import Cancelled, Failed, OnSenderEvent, SenderEvent
+from splitwise.transfer.exchange import Exchange
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory
-from splitwise.transfer.messages import (
-    PAYLOAD_LIMIT_BYTES,
-    AnyMessage,
-    Answer,
-    Done,
-    Grant,
-    Refused,
-    Revoke,
-    Stopped,
-)
-from splitwise.transfer.outgoing import (
-    Answered,
-    Finish,
-    Granted,
-    Happening,
-    LayerReady,
-    Outgoing,
-    Stop,
-)
-from splitwise.transfer.peer import Home, Peer
+from splitwise.transfer.messages import PAYLOAD_LIMIT_BYTES, Done
+from splitwise.transfer.outgoing import Finish, Happening, LayerReady, Outgoing, Stop
+from splitwise.transfer.peer import Home
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.base import Fence
 from splitwise.transfer.transports.choice import offered
@@ -94,16 +78,11 @@ class KVSender:
         self._on_event = on_event
         self._checksum = checksum
         self._deadlines = deadlines or Deadlines()
-        self._home = Home(
-            memory, layout, machine_id, cluster_key, transport, streams, self._deadlines
-        )
+        home = Home(memory, layout, machine_id, cluster_key, transport, streams, self._deadlines)
         self._fence = _fence_recorder(memory.device)
         self._transfers: dict[str, Outgoing] = {}
-        self._peers: dict[ReceiverAddress, Peer] = {}
-        self._early_grants: dict[str, tuple[Peer, Grant]] = {}
-        self._declined: dict[str, str] = {}
-        """Ended before their grant came: the answer to it, kept for ``transfer_s``."""
         self._thread = LoopThread("kv-sender")
+        self._exchange = Exchange(home, self._thread, self._transfers)
 
     def begin(
         self,
@@ -163,21 +142,13 @@ class KVSender:
 
     def close(self) -> None:
         """Cancel all transfers, close all links and join the thread. Harmless twice."""
-        if not self._thread.alive:
-            return
-        self._thread.ask(self._farewell(), 2 * self._deadlines.write_s + self._deadlines.stop_s)
-        self._thread.close(self._deadlines.stop_s)
+        self._thread.close(self._farewell, 2 * self._deadlines.stop_s)
 
     # From here on everything runs on the sender's thread.
 
     def _start(self, transfer: Outgoing) -> None:
         transfer.task = self._thread.spawn(self._run(transfer), f"transfer {transfer.transfer_id}")
-        address = transfer.address
-        if address not in self._peers:
-            self._peers[address] = Peer(self._home, address)
-            self._thread.spawn(self._serve(self._peers[address]), f"link to {address.machine_id}")
-        if (early := self._early_grants.pop(transfer.transfer_id, None)) is not None:
-            self._on_frame(*early)
+        self._exchange.reach(transfer)
 
     def _note_layer(self, transfer_ids: Sequence[str], ready: LayerReady) -> None:
         for transfer_id in transfer_ids:
@@ -194,13 +165,19 @@ class KVSender:
         except TimeoutError:
             outcome = Failed(transfer.transfer_id, f"waited too long for {transfer.waits_for}")
         except LinkError as error:
+            # A put that broke off leaves the link of no use to the others.
+            if transfer.grant is not None:
+                transfer.grant.peer.fail(error)
             outcome = Failed(transfer.transfer_id, str(error))
         except Exception as error:
             logger.exception("transfer %s broke", transfer.transfer_id)
             outcome = Failed(transfer.transfer_id, f"{type(error).__name__}: {error}")
-        self._tell_receiver(transfer, outcome)
+        self._exchange.settle(transfer, outcome)
         del self._transfers[transfer.transfer_id]
-        self._on_event(outcome)
+        try:
+            self._on_event(outcome)
+        except Exception:
+            logger.exception("on_event broke on %s", outcome)
 
     async def _carry(self, transfer: Outgoing) -> SenderEvent:
         while True:
@@ -220,9 +197,10 @@ class KVSender:
                 return outcome
 
     def _deadline_s(self, transfer: Outgoing) -> float:
-        if transfer.finish is None:
+        if transfer.finish is None or transfer.grant is None:
             return transfer.deadline_s
-        return min(transfer.deadline_s, transfer.finish.finished_s + self._deadlines.answer_s)
+        since_s = max(transfer.finish.finished_s, transfer.grant.granted_s)
+        return min(transfer.deadline_s, since_s + self._deadlines.answer_s)
 
     async def _put(self, transfer: Outgoing, ready: LayerReady) -> None:
         assert transfer.grant is not None
@@ -252,112 +230,16 @@ class KVSender:
             )
         )
 
-    def _tell_receiver(self, transfer: Outgoing, outcome: SenderEvent) -> None:
-        """Unless it knows already, the receiver must hear that no put will touch its blocks."""
-        if transfer.settled:
-            return
-        reason = outcome.reason if isinstance(outcome, Failed) else "cancelled by the sender"
-        if transfer.grant is not None:
-            transfer.grant.peer.send(Stopped(transfer.grant.number, reason))
-            return
-        self._declined[transfer.transfer_id] = reason
-        asyncio.get_running_loop().call_later(
-            self._deadlines.transfer_s, self._declined.pop, transfer.transfer_id, None
-        )
-
-    async def _serve(self, peer: Peer) -> None:
-        """A link's task."""
-        reason = "closed"
-        try:
-            await peer.run(self._on_frame)
-        except LinkError as error:
-            reason = str(error)
-            logger.warning("link to %s ended: %s", peer.address.machine_id, reason)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            logger.exception("link to %s broke", peer.address.machine_id)
-        finally:
-            self._forget(peer, f"link to {peer.address.machine_id}: {reason}")
-
-    def _forget(self, peer: Peer, reason: str) -> None:
-        del self._peers[peer.address]
-        self._early_grants = {
-            key: early for key, early in self._early_grants.items() if early[0] is not peer
-        }
-        for transfer in self._transfers.values():
-            if transfer.address == peer.address:
-                transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, reason)))
-
-    def _on_frame(self, peer: Peer, message: AnyMessage) -> None:
-        match message:
-            case Grant():
-                self._on_grant(peer, message)
-            case Revoke():
-                self._on_revoke(peer, message)
-            case Answer():
-                self._on_answer(peer, message)
-            case Refused():
-                raise LinkError(f"refused: {message.reason}")
-            case _:
-                raise LinkError(f"{type(message).__name__} is not for a sender")
-
-    def _on_grant(self, peer: Peer, grant: Grant) -> None:
-        transfer = self._transfers.get(grant.transfer_id)
-        if transfer is None or transfer.address != peer.address or transfer.grant is not None:
-            reason = self._declined.pop(grant.transfer_id, None)
-            if reason is None:
-                self._early_grants[grant.transfer_id] = (peer, grant)
-            else:
-                peer.send(Stopped(grant.number, reason))
-            return
-        try:
-            lane = peer.lane(grant, transfer.blocks)
-        except LinkError as error:
-            peer.send(Stopped(grant.number, str(error)))
-            transfer.settled = True
-            transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, str(error))))
-            return
-        # Set here and not by the mailbox: a transfer that ends first must still answer the grant.
-        transfer.grant = Granted(peer, grant.number, lane)
-        transfer.mailbox.put_nowait(transfer.grant)
-
-    def _on_revoke(self, peer: Peer, revoke: Revoke) -> None:
-        transfer = self._granted(peer, revoke.number)
-        if transfer is not None:
-            transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, revoke.reason)))
-            return
-        for transfer_id, (granter, grant) in self._early_grants.items():
-            if granter is peer and grant.number == revoke.number:
-                del self._early_grants[transfer_id]
-                peer.send(Stopped(revoke.number, revoke.reason))
-                return
-        # Else it has ended here, and Done or Stopped is on its way.
-
-    def _on_answer(self, peer: Peer, answer: Answer) -> None:
-        transfer = self._granted(peer, answer.number)
-        if transfer is None:
-            return  # it has run out of time meanwhile
-        if answer.stats is None:
-            transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, answer.error)))
-        else:
-            transfer.mailbox.put_nowait(Answered(answer.stats))
-
-    def _granted(self, peer: Peer, number: int) -> Outgoing | None:
-        for transfer in self._transfers.values():
-            grant = transfer.grant
-            if grant is not None and grant.peer is peer and grant.number == number:
-                return transfer
-        return None
-
     async def _farewell(self) -> None:
-        tasks = [transfer.task for transfer in self._transfers.values() if transfer.task]
-        for transfer in self._transfers.values():
+        transfers = list(self._transfers.values())
+        for transfer in transfers:
             transfer.mailbox.put_nowait(Stop(Cancelled(transfer.transfer_id)))
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._deadlines.write_s)
-        async with asyncio.timeout(self._deadlines.write_s):
-            for peer in self._peers.values():
-                await peer.flush()
+        try:
+            async with asyncio.timeout(self._deadlines.stop_s):
+                await asyncio.gather(*(transfer.task for transfer in transfers if transfer.task))
+                await self._exchange.flush()
+        except TimeoutError:
+            logger.warning("closed the sender before all receivers took its last word")
 
 
 def _fence_recorder(device: str) -> Callable[[], Fence]:

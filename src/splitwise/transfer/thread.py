@@ -27,21 +27,6 @@ class LoopThread:
         """
         self._loop.call_soon_threadsafe(function, *args)
 
-    def ask(self, work: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
-        """Run ``work`` on the thread and wait for what it returns.
-
-        Raises:
-            TimeoutError: it took longer than ``timeout_s``.
-        """
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("called from an event callback: call it from another thread")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run ``work`` as a task; an exception it lets out is logged. On the thread only."""
         task = self._loop.create_task(work, name=name)
@@ -49,16 +34,22 @@ class LoopThread:
         task.add_done_callback(self._ended)
         return task
 
-    def close(self, timeout_s: float) -> None:
-        """Cancel what still runs and join the thread.
+    def close(self, farewell: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
+        """Run ``farewell`` on the thread, cancel what still runs then, and join. Harmless twice.
 
         Raises:
-            TimeoutError: it did not end in time.
+            RuntimeError: called on the thread itself.
+            TimeoutError: either took longer than ``timeout_s``.
         """
         if not self._thread.is_alive():
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout_s)
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("close was called from an event callback: call it elsewhere")
+        try:
+            asyncio.run_coroutine_threadsafe(farewell(), self._loop).result(timeout_s)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise TimeoutError(f"thread {self._thread.name} has not ended within {timeout_s:g} s")
 

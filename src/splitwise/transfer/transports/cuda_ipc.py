@@ -51,15 +51,28 @@ class _Handle(msgspec.Struct, array_like=True, frozen=True):
 def export(memory: DeviceMemory) -> bytes:
     """Receiver: the handle that the Welcome carries."""
     tensor = memory.tensor
-    device, *fields = tensor.untyped_storage()._share_cuda_()
-    return msgspec.msgpack.encode(_Handle(_uuid(device), *fields, tensor.storage_offset()))
+    device, memory_handle, nbytes, offset, counter, counter_offset, event, event_needed = (
+        tensor.untyped_storage()._share_cuda_()
+    )
+    handle = _Handle(
+        device_uuid=_uuid(device),
+        memory=memory_handle,
+        storage_bytes=nbytes,
+        storage_offset_bytes=offset,
+        counter=counter,
+        counter_offset=counter_offset,
+        event=event,
+        event_needed=event_needed,
+        tensor_offset_bytes=tensor.storage_offset(),
+    )
+    return msgspec.msgpack.encode(handle)
 
 
 def record_fence(device: str) -> Fence:
     """Engine's thread: an event behind everything queued on its current stream so far."""
     import torch
 
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(torch.device(device)))
     return event
 
@@ -79,7 +92,9 @@ class CudaIpcTransport(Transport):
         self._target = theirs[: their_layout.total_bytes].view(
             their_layout.layers, their_layout.layer_bytes
         )
-        self._stream = torch.cuda.Stream(device=self._source.device)
+        self._stream = torch.cuda.Stream(  # type: ignore[no-untyped-call]
+            device=self._source.device
+        )
         self._block_bytes = layout.block_bytes
         # Events of one stream pass in order, so one waiting thread serves all puts.
         self._waiter = ThreadPoolExecutor(1, thread_name_prefix="kv-cuda-wait")
@@ -87,7 +102,7 @@ class CudaIpcTransport(Transport):
     def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
         size = self._block_bytes
         copies = [
-            (run.source * size, run.target * size, run.count * size)
+            (run.source * size, run.target * size, run.length * size)
             for run in merge_runs(source, target)
         ]
         return _Lane(self, copies)
@@ -138,7 +153,7 @@ def _open(encoded: bytes) -> Any:
             "make it visible (CUDA_VISIBLE_DEVICES)"
         )
     index = uuids.index(handle.device_uuid)
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     storage = torch.UntypedStorage._new_shared_cuda(
         index,
         handle.memory,
@@ -150,9 +165,7 @@ def _open(encoded: bytes) -> Any:
         handle.event_needed,
     )
     flat = torch.empty(0, dtype=torch.uint8, device=f"cuda:{index}")
-    return flat.set_(
-        storage, handle.tensor_offset_bytes, (handle.storage_bytes - handle.tensor_offset_bytes,)
-    )
+    return flat.set_(storage)[handle.tensor_offset_bytes :]
 
 
 def _uuid(index: int) -> str:

@@ -69,8 +69,8 @@ class SharedMemoryTransport(Transport):
         size = self._block_bytes
         return [
             (
-                slice(run.source * size, (run.source + run.count) * size),
-                slice(run.target * size, (run.target + run.count) * size),
+                slice(run.source * size, (run.source + run.length) * size),
+                slice(run.target * size, (run.target + run.length) * size),
             )
             for run in merge_runs(source, target)
         ]

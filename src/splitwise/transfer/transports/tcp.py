@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import itertools
 import struct
 from collections.abc import Callable, Sequence
 
@@ -142,4 +143,4 @@ def _cut(entries: int, block_bytes: int, streams: int) -> list[tuple[int, int]]:
     """Cut a block table into (first, count) stripes of nearly equal length."""
     wanted = max(1, min(streams, entries, entries * block_bytes // STRIPE_BYTES))
     bounds = [entries * index // wanted for index in range(wanted + 1)]
-    return [(first, after - first) for first, after in zip(bounds, bounds[1:], strict=False)]
+    return [(first, after - first) for first, after in itertools.pairwise(bounds)]

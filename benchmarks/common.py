@@ -1,0 +1,43 @@
+"""What all benchmarks share: where they ran, and where their figures go."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "transformers", "numba", "numpy")
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Date, machine and versions, for the record of a run."""
+    record: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_model(),
+        "cores_allowed": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    if device.startswith("cuda"):
+        import torch
+
+        record["gpu"] = torch.cuda.get_device_name(device)
+    return record
+
+
+def write_result(name: str, record: dict[str, Any]) -> Path:
+    """Write ``record`` to ``benchmarks/results/<name>.json`` and return the file."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
