@@ -4,21 +4,27 @@ Three servers stand side by side: one mixed machine; a prompt and a token machin
 push; the same pair with the cache sent in one piece after the prompt. Every request goes to each
 of them in turn, in changing order, several times; per request and server the fastest run counts,
 which leaves the noise of a shared machine out, and requests are compared with themselves.
+
+With ``--device cuda`` all workers share one GPU (CUDA IPC between them) and the model is a Llama of
+8B size with random weights.
 """
 
 import argparse
 import asyncio
 import statistics
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
-from common import environment, write_result
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import client
+import random_llama
 import workloads
+from common import environment, write_result
 from splitwise.serving.local import running_server
 
 LAYOUTS = {
@@ -115,11 +121,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default=None, help="default: the default model")
     args = parser.parse_args()
-    common = [f"--transport={args.transport}", f"--device={args.device}"]
-    common += [args.model] if args.model else []
     console = Console()
-    record = {"environment": environment(), "arguments": vars(args), "workloads": {}}
+    record = {"environment": environment(args.device), "arguments": vars(args), "workloads": {}}
     with ExitStack() as servers:
+        common = [f"--transport={args.transport}", f"--device={args.device}"]
+        if args.model:
+            common.append(args.model)
+        elif args.device.startswith("cuda"):
+            folder = servers.enter_context(tempfile.TemporaryDirectory())
+            common += [str(random_llama.save_folder(Path(folder))), "--load-format=dummy"]
         urls = {
             name: servers.enter_context(running_server(*layout, *common))
             for name, layout in LAYOUTS.items()

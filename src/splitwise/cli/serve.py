@@ -33,6 +33,9 @@ def serve(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    load_format: Annotated[
+        str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a worker.")] = 1,
     kv_cache_gib: Annotated[
         float, typer.Option(min=0.001, help="KV cache memory a worker, taken when first used.")
@@ -83,6 +86,7 @@ def serve(
                 f"--model={folder.path}",
                 f"--device={device}",
                 f"--dtype={dtype}",
+                f"--load-format={load_format}",
                 f"--kv-cache-gib={kv_cache_gib}",
                 f"--transport={transport}",
                 *(["--checksum"] if checksum else []),

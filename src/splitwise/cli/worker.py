@@ -30,6 +30,9 @@ def worker(
     rank: Annotated[int, typer.Option(help="Number of this worker; picks its GPU.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    load_format: Annotated[
+        str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     cores: Annotated[str, typer.Option(help="Cores to stay on, such as 0,1.")] = "",
     kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
@@ -66,6 +69,7 @@ def worker(
             device=device_of(device, rank),
             dtype=dtype_of(dtype),
             threads=threads,
+            random_weights=is_dummy(load_format),
         )
         run_worker(
             engine,
@@ -105,6 +109,17 @@ def device_of(name: str, rank: int) -> str:
     if number >= available:
         raise ValueError(f"--device {name!r}: torch finds {available} CUDA devices here; use cpu")
     return f"cuda:{number}"
+
+
+def is_dummy(load_format: str) -> bool:
+    """Whether weights are to be drawn instead of read.
+
+    Raises:
+        ValueError: neither ``auto`` nor ``dummy``.
+    """
+    if load_format not in ("auto", "dummy"):
+        raise ValueError(f"--load-format {load_format!r}: choose auto or dummy")
+    return load_format == "dummy"
 
 
 def dtype_of(name: str) -> "torch.dtype | None":

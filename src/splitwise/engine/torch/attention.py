@@ -1,6 +1,6 @@
 """Attention over the paged cache, in the place of transformers' own.
 
-Life cycle of a layer's attention (transformers calls ``paged_attention`` once a layer):
+Life cycle of a layer's attention (``attend``):
 1. The keys and values of this iteration's tokens are written into the cache.
 2. ``on_layer`` learns that the layer is complete, so that its transfer overlaps what follows.
 3. All decodes attend in one call, reading the cache through their block tables.
@@ -21,39 +21,30 @@ from splitwise.engine.torch.memory import PagedCache
 NAME = "splitwise_paged"
 
 
-def paged_attention(
-    module: torch.nn.Module,
+def attend(
+    batch: Batch,
+    layer: int,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    batch: Batch | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend to all tokens of one iteration.
+    scale: float,
+) -> torch.Tensor:
+    """Attention of all tokens of one iteration, in one layer.
 
-    ``query`` is ``[1, query_heads, tokens, head_dim]``, ``key`` and ``value`` the same with the
-    KV heads. Returns ``[1, tokens, query_heads, head_dim]``.
+    ``query`` is ``[tokens, query_heads, head_dim]``, ``key`` and ``value`` the same with the KV
+    heads; the result has the shape of ``query``.
     """
-    if batch is None:
-        raise ModelError(
-            f"{type(module).__name__} does not hand attention arguments through; "
-            "choose a model whose transformers code supports attention backends"
-        )
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    batch.cache.write(layer, batch.cache_rows, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    batch.cache.write(layer, batch.cache_rows, key, value)
     if batch.on_layer is not None:
         batch.on_layer(layer)
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    rows = query[0].transpose(0, 1)
-    out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if count := batch.decodes.count:
-        decode = decode_attention if kernel_fits(rows) else decode_by_gather
-        decode(rows[:count], batch.cache, layer, batch.decodes, scale, out[:count])
+        decode = decode_attention if kernel_fits(query) else decode_by_gather
+        decode(query[:count], batch.cache, layer, batch.decodes, scale, out[:count])
     for piece in batch.pieces:
-        out[piece.rows] = _attend_piece(query, key, value, batch.cache, layer, piece, scale)
-    return out[None], None
+        q, k, v = (tensor[piece.rows] for tensor in (query, key, value))
+        out[piece.rows] = _attend_piece(q, k, v, batch.cache, layer, piece, scale)
+    return out
 
 
 def _attend_piece(
@@ -65,18 +56,13 @@ def _attend_piece(
     piece: Piece,
     scale: float,
 ) -> torch.Tensor:
-    """``[tokens of the piece, query_heads, head_dim]``."""
-    query = query[:, :, piece.rows]
-    if piece.mask is None:
-        key, value = key[:, :, piece.rows], value[:, :, piece.rows]
-    else:
+    if piece.mask is not None:
         length = piece.mask.shape[1]
-        cached = cache.gather(layer, piece.blocks)
-        key, value = (c.flatten(0, 1)[:length].transpose(0, 1)[None] for c in cached)
+        key, value = (c.flatten(0, 1)[:length] for c in cache.gather(layer, piece.blocks))
     attended = scaled_dot_product_attention(
-        query,
-        key,
-        value,
+        query.transpose(0, 1)[None],
+        key.transpose(0, 1)[None],
+        value.transpose(0, 1)[None],
         attn_mask=piece.mask,
         is_causal=piece.mask is None,
         scale=scale,
@@ -108,4 +94,28 @@ def decode_by_gather(
     out.copy_(attended.reshape(out.shape))
 
 
-AttentionInterface.register(NAME, paged_attention)
+def _from_transformers(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    batch: Batch | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """``attend`` as transformers calls it: tensors are ``[1, heads, tokens, head_dim]``.
+
+    Returns ``[1, tokens, query_heads, head_dim]``.
+    """
+    if batch is None:
+        raise ModelError(
+            f"{type(module).__name__} does not hand attention arguments through; "
+            "choose a model whose transformers code supports attention backends"
+        )
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(batch, module.layer_idx, query, key, value, scale)[None], None
+
+
+AttentionInterface.register(NAME, _from_transformers)

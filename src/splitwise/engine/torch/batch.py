@@ -54,37 +54,29 @@ def make_batch(
 ) -> Batch:
     """Lay ``work`` out on ``device``."""
     order = sorted(range(len(work)), key=lambda i: len(work[i].tokens) > 1)
-    decoding = [work[i] for i in order if len(work[i].tokens) == 1]
-    tokens: list[int] = []
-    positions: list[np.ndarray] = []
-    blocks: list[np.ndarray] = []
-    pieces: list[Piece] = []
-    sample_rows: list[int] = []
-    sampled: list[int] = []
-    block_tokens = cache.layout.block_tokens
-    for i in order:
-        entry = work[i]
-        first = len(tokens)
-        tokens += entry.tokens
-        at = np.arange(entry.start, entry.start + len(entry.tokens))
-        positions.append(at)
-        blocks.append(np.asarray(entry.blocks)[at // block_tokens])
-        if len(entry.tokens) > 1:
-            pieces.append(_piece(entry, slice(first, len(tokens)), cache, device))
-        if entry.sample:
-            sample_rows.append(len(tokens) - 1)
-            sampled.append(i)
+    entries = [work[i] for i in order]
+    ends = np.cumsum([len(entry.tokens) for entry in entries]).tolist()
+    positions = [np.arange(e.start, e.start + len(e.tokens)) for e in entries]
+    blocks = [
+        np.asarray(entry.blocks)[at // cache.layout.block_tokens]
+        for entry, at in zip(entries, positions, strict=True)
+    ]
     position_row = torch.from_numpy(np.concatenate(positions)).to(device)
     block_row = torch.from_numpy(np.concatenate(blocks)).to(device)
+    sampling = [(i, end - 1) for i, end in zip(order, ends, strict=True) if work[i].sample]
     return Batch(
-        tokens=torch.tensor([tokens], device=device),
+        tokens=torch.tensor([[token for e in entries for token in e.tokens]], device=device),
         positions=position_row[None],
-        sample_rows=torch.tensor(sample_rows, device=device),
-        sampled=sampled,
+        sample_rows=torch.tensor([row for _, row in sampling], device=device),
+        sampled=[i for i, _ in sampling],
         cache=cache,
         cache_rows=cache.rows(block_row, position_row),
-        decodes=_decodes(decoding, block_tokens, device),
-        pieces=pieces,
+        decodes=_decodes([e for e in entries if len(e.tokens) == 1], cache, device),
+        pieces=[
+            _piece(entry, slice(end - len(entry.tokens), end), cache, device)
+            for entry, end in zip(entries, ends, strict=True)
+            if len(entry.tokens) > 1
+        ],
         on_layer=on_layer,
     )
 
@@ -99,9 +91,9 @@ def _piece(entry: Work, rows: slice, cache: PagedCache, device: torch.device) ->
     return Piece(rows, entry.start, used, mask)
 
 
-def _decodes(work: Sequence[Work], block_tokens: int, device: torch.device) -> Decodes:
+def _decodes(work: Sequence[Work], cache: PagedCache, device: torch.device) -> Decodes:
     lengths = np.array([entry.start + 1 for entry in work], dtype=np.int32)
-    used = -(-lengths // block_tokens)
+    used = -(-lengths // cache.layout.block_tokens)
     tables = np.zeros((len(work), int(used.max(initial=0))), dtype=np.int32)
     for row, entry, count in zip(tables, work, used, strict=True):
         row[:count] = entry.blocks[:count]

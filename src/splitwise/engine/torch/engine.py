@@ -10,14 +10,15 @@ Life cycle of an iteration (``step``):
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Self
 
 import torch
 
-from splitwise.engine.base import Engine, LayerCallback, Work
+from splitwise.engine.base import Engine, LayerCallback, ModelInfo, Work
 from splitwise.engine.model_files import ModelFolder, read_model_info
 from splitwise.engine.sampling import Sample
 from splitwise.engine.torch.batch import make_batch
-from splitwise.engine.torch.loading import load_model
+from splitwise.engine.torch.loading import load_network, put_on_cache
 from splitwise.engine.torch.memory import PagedCache
 from splitwise.engine.torch.sampler import sample
 
@@ -35,33 +36,46 @@ class TorchEngine(Engine):
         dtype: torch.dtype | None = None,
         block_tokens: int = DEFAULT_BLOCK_TOKENS,
         threads: int = 1,
+        random_weights: bool = False,
     ) -> None:
         """Load the weights and set the cache aside.
 
         ``dtype`` defaults to float32 on the CPU and bfloat16 elsewhere. ``threads`` sets torch's
-        threads for this process.
+        threads for this process. ``random_weights`` loads none (``loading.load_network``).
 
         Raises:
             ModelError: the model cannot be served.
             ValueError: ``cache_memory_bytes`` does not hold one block.
         """
         torch.set_num_threads(threads)
-        self._device = torch.device(device)
+        on = torch.device(device)
         if dtype is None:
-            dtype = torch.float32 if self._device.type == "cpu" else torch.bfloat16
-        self.model = replace(read_model_info(folder), dtype=str(dtype).removeprefix("torch."))
-        self._cache = PagedCache(
-            layers=self.model.layers,
-            block_tokens=block_tokens,
-            kv_heads=self.model.kv_heads,
-            head_dim=self.model.head_dim,
-            dtype=dtype,
-            device=self._device,
-            memory_bytes=cache_memory_bytes,
-        )
-        self.layout = self._cache.layout
-        self.memory = self._cache.memory
-        self._network = load_model(folder, self._device, dtype)
+            dtype = torch.float32 if on.type == "cpu" else torch.bfloat16
+        info = replace(read_model_info(folder), dtype=str(dtype).removeprefix("torch."))
+        cache = PagedCache(info, block_tokens, on, cache_memory_bytes)
+        self._start(info, cache, load_network(folder, on, dtype, random_weights))
+
+    @classmethod
+    def of_network(
+        cls,
+        network: Any,
+        info: ModelInfo,
+        cache_memory_bytes: int,
+        block_tokens: int = DEFAULT_BLOCK_TOKENS,
+    ) -> Self:
+        """An engine of a transformers model that is loaded already; it takes the model over."""
+        engine = cls.__new__(cls)
+        cache = PagedCache(info, block_tokens, network.device, cache_memory_bytes)
+        engine._start(info, cache, network)
+        return engine
+
+    def _start(self, info: ModelInfo, cache: PagedCache, network: Any) -> None:
+        self.model = info
+        self.layout = cache.layout
+        self.memory = cache.memory
+        self._cache = cache
+        self._device = network.device
+        self._network = put_on_cache(network, cache, info.name)
 
     @torch.inference_mode()
     def step(

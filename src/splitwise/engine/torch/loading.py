@@ -1,22 +1,86 @@
-"""Loads a transformers model for the engine, or says why it cannot be served."""
+"""Loads a transformers model for the engine, or says why it cannot be served.
 
+1. The architecture is looked at before any weight is read.
+2. The weights are loaded, and the model answers a short probe with its own attention.
+3. Our attention takes the place of its own; on the CPU, faster modules that of other modules.
+4. The probe runs again through the paged cache: a prompt, a chunk, a decode. A model that keeps a
+   state beside the cache, or bends its scores, shows here, at start, not in a user's text.
+"""
+
+import sys
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
+from splitwise.engine.base import Work
 from splitwise.engine.errors import ModelError
 from splitwise.engine.model_files import ModelFolder
+from splitwise.engine.sampling import SamplingParams
 from splitwise.engine.torch import attention
-from splitwise.engine.torch.linear import pack_linears
+from splitwise.engine.torch.batch import make_batch
+from splitwise.engine.torch.cpu_layer import speed_up_rows
+from splitwise.engine.torch.cpu_modules import swap_modules
+from splitwise.engine.torch.memory import PagedCache
+
+_PROBE = [2, 3, 5, 7, 11, 13, 17, 19]
+_ALLOWED_ERROR = {2: 5e-2, 4: 1e-3, 8: 1e-6}  # by the bytes of a number
 
 
-def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in evaluation mode on ``device``, with our attention in the place of its own.
+def load_network(
+    folder: ModelFolder, device: torch.device, dtype: torch.dtype, random_weights: bool = False
+) -> Any:
+    """The model as transformers has it, on ``device``.
+
+    ``random_weights`` reads no weights but draws them on the device, the same ones every time
+    (vLLM's load format ``dummy``): for measuring models whose weights are not at hand.
 
     Raises:
-        ModelError: its architecture does not work with a paged cache.
+        ModelError: its architecture cannot work with our attention.
     """
+    config = _check_architecture(folder)
+    if random_weights:
+        torch.manual_seed(0)
+        with device:
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    network: Any = AutoModelForCausalLM.from_pretrained(folder.path, dtype=dtype)
+    return network.to(device)
+
+
+@torch.inference_mode()
+def put_on_cache(network: Any, cache: PagedCache, name: str) -> Any:
+    """Make ``network`` compute over ``cache``; whoever held it as it was holds it no more.
+
+    Raises:
+        ModelError: it does not compute the same over the cache.
+    """
+    network.eval().requires_grad_(False)
+    on = network.device
+    tokens = torch.tensor([_PROBE], device=on) % network.config.vocab_size
+    expected = network(tokens, use_cache=False).logits[0, -1]
+    network.set_attn_implementation(attention.NAME)
+    if on.type == "cpu" and network.dtype == torch.float32:
+        whole = make_batch([_work(_PROBE, 0, cache)], cache, on, None)
+        swap_modules(network, whole, torch.get_num_threads())
+        speed_up_rows(network, make_batch([_work(_PROBE[7:], 7, cache)], cache, on, None))
+    for piece, start in ((_PROBE[:4], 0), (_PROBE[4:7], 4), (_PROBE[7:], 7)):
+        batch = make_batch([_work(piece, start, cache)], cache, on, None)
+        ids = batch.tokens % network.config.vocab_size
+        inputs = {"input_ids": ids, "position_ids": batch.positions, "use_cache": False}
+        logits = network(**inputs, batch=batch).logits[0, -1]
+    error = float((logits - expected).float().norm() / expected.float().norm())
+    if not error <= _ALLOWED_ERROR[network.dtype.itemsize]:
+        raise ModelError(
+            f"model {name!r} computes something else with a paged cache (relative error "
+            f"{error:.1e}); its attention is not plain causal attention. Choose another model"
+        )
+    return network
+
+
+def _check_architecture(folder: ModelFolder) -> Any:
     config = AutoConfig.from_pretrained(folder.path)
     model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if model_class is None or not model_class._supports_attention_backend:
@@ -24,10 +88,9 @@ def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype) ->
             f"model {folder.name!r}: transformers' code for {config.model_type!r} does not use its "
             "attention interface; choose another architecture (Llama, Qwen, Mistral, Phi, ...)"
         )
-    network = AutoModelForCausalLM.from_pretrained(
-        folder.path, dtype=dtype, attn_implementation=attention.NAME
-    )
-    network.eval().requires_grad_(False)
-    if device.type == "cpu" and dtype == torch.float32:
-        pack_linears(network)
-    return network.to(device)
+    return config
+
+
+def _work(tokens: list[int], start: int, cache: PagedCache) -> Work:
+    blocks = range(cache.layout.blocks_for(len(_PROBE)))
+    return Work(tokens, start, blocks, SamplingParams(), tokens, len(tokens))

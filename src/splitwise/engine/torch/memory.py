@@ -2,8 +2,11 @@
 
 import torch
 
+from splitwise.engine.base import ModelInfo
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory, HostMemory
+
+LEAST_TOKENS = 8
 
 
 class DeviceMemory:
@@ -27,21 +30,21 @@ class PagedCache:
     """
 
     def __init__(
-        self,
-        layers: int,
-        block_tokens: int,
-        kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        memory_bytes: int,
+        self, model: ModelInfo, block_tokens: int, device: torch.device, memory_bytes: int
     ) -> None:
+        """As many blocks as ``memory_bytes`` hold, of ``model.dtype``.
+
+        Raises:
+            ValueError: they hold fewer than ``LEAST_TOKENS`` tokens.
+        """
+        layers, kv_heads, head_dim = model.layers, model.kv_heads, model.head_dim
+        dtype: torch.dtype = getattr(torch, model.dtype)
         block_bytes = 2 * block_tokens * kv_heads * head_dim * dtype.itemsize
         blocks = memory_bytes // (layers * block_bytes)
-        if blocks < 1:
+        if blocks * block_tokens < LEAST_TOKENS:
             raise ValueError(
-                f"cache_memory_bytes={memory_bytes}: one block of {block_tokens} tokens takes "
-                f"{layers * block_bytes} bytes; give the cache more memory"
+                f"cache_memory_bytes={memory_bytes}: a block of {block_tokens} tokens takes "
+                f"{layers * block_bytes} bytes; give room for {LEAST_TOKENS} tokens at least"
             )
         self.layout = CacheLayout(layers, blocks, block_tokens, block_bytes)
         self.memory: CacheMemory
@@ -57,6 +60,9 @@ class PagedCache:
         self.chunks = list(flat.view(shape))
         """One tensor a layer: ``[blocks, 2, block_tokens, kv_heads, head_dim]``."""
         self._rows = list(flat.view(layers, -1, kv_heads, head_dim))
+        compiled = device.type == "cpu" and dtype == torch.float32
+        self.numbers = list(flat.view(layers, -1).numpy()) if compiled else []
+        """The same memory for compiled kernels, where they fit: one flat array a layer."""
 
     def rows(self, blocks: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Where the keys and the values of tokens lie, as row numbers for ``write``.
@@ -84,4 +90,5 @@ class PagedCache:
     def close(self) -> None:
         self.chunks.clear()
         self._rows.clear()
+        self.numbers.clear()
         self.memory.close()

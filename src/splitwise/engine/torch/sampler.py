@@ -17,6 +17,7 @@ import torch
 from splitwise.engine.base import Work
 from splitwise.engine.sampling import Sample, SamplingParams
 
+_CACHED_NUMBERS = 1 << 16
 _SHORTLIST = 256
 """Top-p first looks at this many tokens, and sorts the vocabulary only if they do not suffice."""
 
@@ -44,8 +45,10 @@ def sample(logits: torch.Tensor, work: Sequence[Work]) -> list[Sample]:
 def draw(logits: torch.Tensor, work: Sequence[Work]) -> torch.Tensor:
     """Draw one token a row; returns ``[rows]`` token ids.
 
-    The tokens that the filters leave, in the order of their ids, share the interval 0 to 1 by
-    probability; the token drawn is the one the row's uniform number falls on.
+    A race: each token waits for a time that is exponential with its probability as the rate, and
+    the first one wins. Logits that differ by rounding (a prompt recomputed elsewhere) give the
+    same winner unless two tokens arrive almost together. Dividing the interval 0 to 1 among the
+    tokens would not do: there a small change of one token moves all those after it.
     """
     params = [entry.sampling for entry in work]
     temperature = logits.new_tensor([p.temperature for p in params])
@@ -53,39 +56,63 @@ def draw(logits: torch.Tensor, work: Sequence[Work]) -> torch.Tensor:
     filtered = [i for i, p in enumerate(params) if p.top_k or p.top_p < 1 or p.min_p > 0]
     for i in filtered:
         _filter(probs[i], params[i])
-    edges = probs.double().cumsum(dim=-1)
-    at = [uniform(entry.sampling.seed, entry.start + len(entry.tokens)) for entry in work]
-    points = edges.new_tensor(at)[:, None] * edges[:, -1:]
-    # right=True: never a token without probability, whose edge equals the one before it.
-    return torch.searchsorted(edges, points, right=True)[:, 0]
+    keys = [race_keys(entry.sampling.seed, entry.start + len(entry.tokens)) for entry in work]
+    # On a CPU a few rows at a time, so that their numbers stay in the cache.
+    size = probs.shape[1]
+    rows = max(1, _CACHED_NUMBERS // size) if logits.device.type == "cpu" else len(keys)
+    parts = torch.split(torch.from_numpy(np.stack(keys)).to(logits.device), rows)
+    waits = torch.cat([exponentials(part, size) for part in parts])
+    return probs.div_(waits).argmax(dim=-1)
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that ``(seed, position)`` determines, from the Philox generator."""
+def race_keys(seed: int, position: int) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+    """Two numbers that ``(seed, position)`` determines, from the Philox generator."""
     key = np.array([seed & (2**64 - 1), position], dtype=np.uint64)
-    return float(np.random.Generator(np.random.Philox(key=key)).random())
+    return np.random.Philox(key=key).random_raw(1).view(np.int32)
+
+
+def exponentials(keys: torch.Tensor, count: int) -> torch.Tensor:
+    """``[rows, count]`` exponential numbers (mean 1), hashed from their row's keys and their place.
+
+    ``keys`` is ``[rows, 2]`` int32. The same on every device, whatever other rows there are. The
+    hash is the 32-bit mixer "lowbias32" (C. Wellons' hash-prospector), once for each key.
+    """
+    x = torch.arange(count, dtype=torch.int32, device=keys.device).repeat(len(keys), 1)
+    for key in keys.T:
+        x ^= key[:, None]
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
+            x ^= (x >> shift) & ((1 << (32 - shift)) - 1)  # a shift that brings zeros in
+            x *= factor
+        x ^= (x >> 16) & 0xFFFF
+    fraction = (((x >> 8) & 0xFFFFFF).float() + 0.5) * 2.0**-24
+    return fraction.neg_().log1p_().neg_()
 
 
 def _filter(probs: torch.Tensor, params: SamplingParams) -> None:
     """Set the probability of what top-k, then top-p, then min-p rule out to zero, in place."""
-    size = len(probs)
-    count = min(params.top_k or _SHORTLIST, size)
-    top, ids = torch.topk(probs, count)
-    if not params.top_k and params.top_p < 1 and float(top.sum()) < params.top_p:
+    lowest = params.min_p * probs.max()
+    if params.top_k or params.top_p < 1:
+        top, ids = _most_likely(probs, params)
+        if params.top_p < 1:
+            # A token stays while those before it have not reached top-p; the first stays anyhow.
+            whole = top.sum() if params.top_k else 1.0
+            keep = (top.cumsum(0) - top) < params.top_p * whole
+            keep[0] = True
+            top, ids = top[keep], ids[keep]
+        probs.zero_()
+        probs[ids] = top
+    probs[probs < lowest] = 0
+
+
+def _most_likely(probs: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probabilities and ids that top-k leaves, or enough of them for top-p, falling."""
+    if params.top_k:
+        top, ids = torch.topk(probs, min(params.top_k, len(probs)))
+        return top, ids
+    top, ids = torch.topk(probs, min(_SHORTLIST, len(probs)))
+    if float(top.sum()) < params.top_p:
         top, ids = torch.sort(probs, descending=True, stable=True)
-    whole = top.sum() if params.top_k else 1.0
-    keep = torch.ones_like(top, dtype=torch.bool)
-    if params.top_p < 1:
-        # A token stays while those before it have not reached top-p; so the first always does.
-        keep = (top.cumsum(0) - top) < params.top_p * whole
-    if params.min_p > 0:
-        keep &= top >= params.min_p * top[0]
-        if not params.top_k and params.top_p >= 1:
-            probs[probs < params.min_p * top[0]] = 0
-            return
-    kept = torch.zeros_like(probs)
-    kept[ids[keep]] = top[keep]
-    probs.copy_(kept)
+    return top, ids
 
 
 def _penalise(logits: torch.Tensor, entry: Work) -> None:
@@ -98,8 +125,8 @@ def _penalise(logits: torch.Tensor, entry: Work) -> None:
         logits[seen] = torch.where(old > 0, old / penalty, old * penalty)
     output = entry.history[entry.prompt_tokens :]
     if output and (params.frequency_penalty or params.presence_penalty):
-        ids, counts = torch.tensor(output, device=logits.device).unique(return_counts=True)
-        logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
+        counts = torch.bincount(torch.tensor(output, device=logits.device), minlength=len(logits))
+        logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
 
 
 def _report(sample: Sample, logprobs: torch.Tensor, count: int) -> None:

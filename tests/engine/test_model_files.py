@@ -1,0 +1,288 @@
+"""Finding, converting and refusing models."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tiny_models import VOCABULARY, save_tiny_model, tiny_config
+from transformers import AutoModelForCausalLM
+
+from splitwise.engine import model_files
+from splitwise.engine.errors import ModelError
+from splitwise.engine.gguf import cache_folder
+from splitwise.engine.model_files import (
+    ModelFolder,
+    read_model_info,
+    read_stop_token_ids,
+    resolve_model,
+)
+from splitwise.engine.torch.engine import TorchEngine
+
+MakeTiny = Callable[[str], ModelFolder]
+HIDDEN, HEADS, KV_HEADS, LAYERS, INNER = 32, 4, 2, 2, 64
+
+
+@pytest.fixture
+def tiny_gguf(tmp_path: Path) -> Path:
+    """A two-layer Llama as a GGUF file, with a byte-level tokenizer."""
+    file = tmp_path / "Tiny-Llama.gguf"
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_context_length(256)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(HIDDEN // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    tokens = ["<|end|>", *[chr(c) for c in range(ord("!"), ord("z") + 1)], "Ġ", "Ġa"]
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, *[1] * (len(tokens) - 1)])
+    writer.add_token_merges(["Ġ a"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    rng = np.random.default_rng(0)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, rng.standard_normal(shape, dtype=np.float32) * 0.2)
+
+    add("token_embd.weight", len(tokens), HIDDEN)
+    for i in range(LAYERS):
+        add(f"blk.{i}.attn_norm.weight", HIDDEN)
+        add(f"blk.{i}.ffn_norm.weight", HIDDEN)
+        add(f"blk.{i}.attn_q.weight", HIDDEN, HIDDEN)
+        add(f"blk.{i}.attn_k.weight", HIDDEN * KV_HEADS // HEADS, HIDDEN)
+        add(f"blk.{i}.attn_v.weight", HIDDEN * KV_HEADS // HEADS, HIDDEN)
+        add(f"blk.{i}.attn_output.weight", HIDDEN, HIDDEN)
+        add(f"blk.{i}.ffn_gate.weight", INNER, HIDDEN)
+        add(f"blk.{i}.ffn_up.weight", INNER, HIDDEN)
+        add(f"blk.{i}.ffn_down.weight", HIDDEN, INNER)
+    add("output_norm.weight", HIDDEN)
+    add("output.weight", len(tokens), HIDDEN)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPLITWISE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _resolve(spec: str, barrier: Any, answers: Any) -> None:
+    barrier.wait(timeout=60)
+    answers.put(str(resolve_model(spec).path))
+
+
+def test_two_processes_convert_a_gguf_once(tiny_gguf: Path, own_cache: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.Queue()
+    both = [
+        context.Process(target=_resolve, args=(str(tiny_gguf), barrier, answers)) for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=120)
+    assert [process.exitcode for process in both] == [0, 0]
+    (path,) = {answers.get(timeout=10) for _ in both}
+    folders = [entry.name for entry in (own_cache / "models").iterdir() if entry.is_dir()]
+    assert folders == [Path(path).name]  # one, and nothing half-written beside it
+
+    folder = ModelFolder(Path(path), "Tiny-Llama")
+    assert "quantization_config" not in json.loads((folder.path / "config.json").read_text())
+    assert read_stop_token_ids(folder) == [0]
+    assert (folder.path / "chat_template.jinja").exists()
+    weights = AutoModelForCausalLM.from_pretrained(folder.path).lm_head.weight
+    assert weights.dtype == torch.float32
+    stored = gguf.GGUFReader(str(tiny_gguf)).tensors[-1]
+    np.testing.assert_array_equal(weights.detach().numpy(), stored.data)
+
+
+def test_a_half_written_cache_is_replaced(tiny_gguf: Path, own_cache: Path) -> None:
+    whole = resolve_model(str(tiny_gguf)).path
+    config = (whole / "config.json").read_text()
+    leftover = whole.with_name(f"{whole.name}.4242.partial")
+    whole.rename(leftover)  # as if the process that wrote it had been killed before it finished
+    (leftover / "model.safetensors").write_bytes(b"half")
+    again = resolve_model(str(tiny_gguf)).path
+    assert again == whole
+    assert (again / "config.json").read_text() == config
+    assert (again / "model.safetensors").stat().st_size > 1000
+    assert not leftover.exists()
+    info = read_model_info(ModelFolder(again, "x"))
+    assert (info.layers, info.kv_heads, info.head_dim) == (LAYERS, KV_HEADS, HIDDEN // HEADS)
+
+
+def test_a_broken_gguf_is_refused(tmp_path: Path, own_cache: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\x00" * 100)
+    with pytest.raises(ModelError, match=r"broken\.gguf cannot be converted"):
+        resolve_model(str(broken))
+    assert not list((own_cache / "models").glob("*.partial"))
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITWISE_CACHE", "/a")
+    assert cache_folder() == Path("/a")
+    monkeypatch.delenv("SPLITWISE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert cache_folder() == Path("/b/splitwise")
+
+
+def test_a_folder_is_read_without_torch(tiny_model: MakeTiny) -> None:
+    code = (
+        "import sys\n"
+        "from splitwise.engine.model_files import *\n"
+        "f = resolve_model(sys.argv[1])\n"
+        "i = read_model_info(f)\n"
+        "print(f.name, i.layers, i.kv_heads, i.head_dim, i.vocab_size, i.max_context_tokens,\n"
+        "      i.dtype, read_stop_token_ids(f), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_model("qwen3").path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    name = tiny_model("qwen3").path.name
+    assert done.stdout.strip() == f"{name} 3 2 32 {VOCABULARY} 512 float32 [0] False"
+
+
+def test_stop_tokens_come_from_three_files(tmp_path: Path) -> None:
+    files: dict[str, Any] = {
+        "config.json": {"eos_token_id": 5},
+        "generation_config.json": {"eos_token_id": [7, 5]},
+        "tokenizer_config.json": {"eos_token": {"content": "<end>"}},
+        "tokenizer.json": {
+            "added_tokens": [{"id": 9, "content": "<end>"}, {"id": 1, "content": "x"}]
+        },
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_stop_token_ids(ModelFolder(tmp_path, "m")) == [5, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"is_encoder_decoder": True}, "not a decoder-only"),
+        ({"architectures": ["BertForMaskedLM"]}, "not a decoder-only"),
+        ({"architectures": None}, "not a decoder-only"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised \\(gptq\\)"),
+        ({"kv_lora_rank": 512}, "latent attention"),
+        ({"sliding_window": 128}, "sliding_window=128"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"layer_types": ["linear_attention"]}, "linear_attention"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+    ],
+)
+def test_config_is_refused_with_the_reason(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    config = tiny_config("mistral", {"sliding_window": None}).to_dict()
+    config |= {"architectures": ["MistralForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read_model_info(ModelFolder(tmp_path, "m"))  # as it stands it is fine
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=f"'m'.*{reason}"):
+        read_model_info(ModelFolder(tmp_path, "m"))
+
+
+def test_a_window_as_long_as_the_context_is_none(tmp_path: Path) -> None:
+    config = tiny_config("mistral", {"sliding_window": 512}).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["XForCausalLM"]}))
+    assert read_model_info(ModelFolder(tmp_path, "m")).max_context_tokens == 512
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("/no/such/folder", "not a folder"),
+        ("./nothing", "not a folder"),
+        ("nameonly", "not a folder"),
+        ("missing.gguf", "no such file"),
+    ],
+)
+def test_what_does_not_exist_is_refused(spec: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        resolve_model(spec)
+
+
+def test_an_unreachable_hub_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"nobody/nothing.* the network"):
+        resolve_model("nobody/nothing")
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{ not json")
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        read_model_info(ModelFolder(tmp_path, "m"))
+
+
+def test_a_missing_default_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "_DEFAULT_PACKAGE", "no_such_package")
+    with pytest.raises(ModelError, match="pip install"):
+        resolve_model(None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "reason"),
+    [
+        # transformers' own code of the family does not go through the attention interface
+        ("bloom", {"n_layer": 2, "n_head": 4}, "attention interface"),
+        # caps attention scores, which shows only in what it computes
+        (
+            "gemma2",
+            {
+                "layer_types": ["full_attention"] * 3,
+                "attn_logit_softcapping": 0.5,
+                "head_dim": 12,
+                "sliding_window": 512,
+            },
+            "something else with a paged cache",
+        ),
+    ],
+)
+def test_the_engine_refuses_what_it_would_compute_wrongly(
+    tmp_path: Path, model_type: str, settings: dict[str, Any], reason: str
+) -> None:
+    config = tiny_config(model_type, settings)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written.setdefault("max_position_embeddings", 512)
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=reason):
+        TorchEngine(ModelFolder(tmp_path, "m"), 8 << 20)
+
+
+def test_saving_again_changes_nothing(tmp_path: Path) -> None:
+    """The tiny models of these tests are the same in every run."""
+    for name in ("a", "b"):
+        save_tiny_model("llama", tmp_path / name)
+    a, b = ((tmp_path / n / "model.safetensors").read_bytes() for n in "ab")
+    assert a == b
