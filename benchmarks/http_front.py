@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import uvloop
-from common import environment, write_result
 from rich.console import Console
 from rich.table import Table
 
+from common import environment, write_result
 from splitwise.engine.model_files import read_stop_token_ids, resolve_model
 from splitwise.engine.sampling import Sample
 from splitwise.observe.metrics import Metrics

@@ -11,12 +11,12 @@ import asyncio
 import time
 
 import numpy as np
-from common import environment, write_result
 from rich.console import Console
 from rich.table import Table
 
 import client
 import workloads
+from common import environment, write_result
 from splitwise.serving.local import running_server
 
 CLUSTERS = {"2 mixed": ["--mixed=2"], "1 prompt + 1 token": ["--prompt=1", "--token=1"]}

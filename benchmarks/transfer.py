@@ -21,10 +21,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from common import environment, write_result
 from rich.console import Console
 from rich.table import Table
 
+from common import environment, write_result
 from splitwise.transfer import (
     Arrived,
     CacheLayout,
