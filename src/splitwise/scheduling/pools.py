@@ -41,7 +41,11 @@ def no_machines() -> Machines:
 
 def with_machine(machines: Machines, pool: Pool, kv_capacity_tokens: int) -> Machines:
     """The same machines and one more, ready and idle, at the end."""
-    idle = (int(pool), True, 0, 0, 0, kv_capacity_tokens)
     return Machines(
-        *(np.append(a, np.asarray(v, a.dtype)) for a, v in zip(machines, idle, strict=True))
+        np.append(machines.pool, np.int8(pool)),
+        np.append(machines.ready, np.True_),
+        np.append(machines.pending_prompt_tokens, 0),
+        np.append(machines.token_requests, 0),
+        np.append(machines.kv_tokens, 0),
+        np.append(machines.kv_capacity_tokens, kv_capacity_tokens),
     )
