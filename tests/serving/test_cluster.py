@@ -84,7 +84,7 @@ class Fixture:
         self.cluster.receive(machine, Outputs([Output(task, position, Sample(token), reason)]))
 
     def assert_idle(self) -> None:
-        machines = self.cluster._machines
+        machines = self.cluster.roster.machines
         assert machines.pending_prompt_tokens.sum() == 0
         assert machines.kv_tokens.sum() == 0
         assert machines.token_requests.sum() == 0
@@ -250,7 +250,7 @@ async def test_whatever_happens_the_books_balance(seed: int) -> None:
 
     for _ in range(300):
         random_step()
-        machines = cluster._machines
+        machines = cluster.roster.machines
         assert machines.kv_tokens.min() >= 0 and machines.pending_prompt_tokens.min() >= 0
         assert machines.token_requests.sum() == len(cluster._live)
     for live in submitted:

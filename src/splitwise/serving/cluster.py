@@ -16,7 +16,6 @@ The life of a request here (states: ``RequestState``):
 Everything runs on one asyncio loop, so nothing here needs a lock.
 """
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -26,7 +25,6 @@ from typing import Final, Protocol
 import msgspec
 
 from splitwise.scheduling import admission
-from splitwise.scheduling.pools import Machines, no_machines, with_machine
 from splitwise.scheduling.routing import (
     NOBODY,
     PROMPT_QUEUE_THRESHOLD_TOKENS,
@@ -57,6 +55,7 @@ from splitwise.serving.messages import (
 )
 from splitwise.serving.rate import RateMeter
 from splitwise.serving.request import LiveRequest, RequestState
+from splitwise.serving.roster import MachineLink, Roster
 
 log = logging.getLogger(__name__)
 
@@ -84,29 +83,18 @@ class ClusterMetrics(Protocol):
     def preempted(self) -> None: ...
 
 
-class MachineLink(Protocol):
-    """The way to a machine's worker."""
-
-    register: Register
-
-    def send(self, message: msgspec.Struct) -> None: ...
-
-
 class Cluster:
     """All machines and all requests; fulfils ``generation.Generator``."""
 
     def __init__(self, limits: ClusterLimits, metrics: ClusterMetrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._machines: Machines = no_machines()
-        self._links: list[MachineLink | None] = []
-        self._indices: dict[str, int] = {}
-        self._status: dict[int, MachineStatus] = {}
+        self.roster = Roster()
+        self._reporting: set[int] = set()
         self._waiting: deque[LiveRequest] = deque()
         self._live: dict[int, LiveRequest] = {}
         self._tasks = count(1)
         self._first_tokens_due = 0
-        self._joined = asyncio.Event()
         self._prompt_rate = RateMeter(time.monotonic())
 
     # Requests.
@@ -117,7 +105,7 @@ class Cluster:
         if reason is not None:
             raise Unavailable(reason)
         if not admission.admits(self._first_tokens_due, self._limits.max_waiting_requests):
-            pending = int(self._machines.pending_prompt_tokens.sum())
+            pending = int(self.roster.machines.pending_prompt_tokens.sum())
             raise Overloaded(
                 f"{self._first_tokens_due} requests already wait for their first token",
                 admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
@@ -130,7 +118,7 @@ class Cluster:
 
     def unavailable_reason(self) -> str | None:
         """Why no request can be served now, or None."""
-        if can_serve(self._machines):
+        if can_serve(self.roster.machines):
             return None
         return "no prompt and token machine, and no mixed machine, is connected"
 
@@ -148,7 +136,7 @@ class Cluster:
             tokens = len(live.history)
             last_token = live.max_history_tokens - tokens == 1
             prompt, token = pick_machines(
-                self._machines, tokens, last_token, self._limits.prompt_queue_threshold_tokens
+                self.roster.machines, tokens, last_token, self._limits.prompt_queue_threshold_tokens
             )
             if prompt == NOBODY:
                 return
@@ -168,8 +156,8 @@ class Cluster:
             live.request.sampling,
             live.request.stop_token_ids,
         )
-        source, target = self._links[live.prompt_machine], self._links[live.token_machine]
-        assert source is not None and target is not None, "only ready machines are picked"
+        source = self.roster.link(live.prompt_machine)
+        target = self.roster.link(live.token_machine)
         if source is target:
             source.send(RunPrompt(spec))
             return
@@ -179,12 +167,14 @@ class Cluster:
     def _charge(self, live: LiveRequest, prompt: int, token: int) -> None:
         live.prompt_machine, live.token_machine = prompt, token
         live.charged_prompt_tokens = live.charged_kv_tokens = len(live.history)
-        self._machines.pending_prompt_tokens[prompt] += live.charged_prompt_tokens
-        self._machines.kv_tokens[token] += live.charged_kv_tokens
-        self._machines.token_requests[token] += 1
+        self.roster.machines.pending_prompt_tokens[prompt] += live.charged_prompt_tokens
+        self.roster.machines.kv_tokens[token] += live.charged_kv_tokens
+        self.roster.machines.token_requests[token] += 1
 
     def _discharge_prompt(self, live: LiveRequest) -> None:
-        self._machines.pending_prompt_tokens[live.prompt_machine] -= live.charged_prompt_tokens
+        self.roster.machines.pending_prompt_tokens[live.prompt_machine] -= (
+            live.charged_prompt_tokens
+        )
         live.charged_prompt_tokens = 0
 
     def _leave_machines(self, live: LiveRequest, tell: bool) -> None:
@@ -192,12 +182,12 @@ class Cluster:
         if self._live.pop(live.task, None) is None:
             return
         self._discharge_prompt(live)
-        self._machines.kv_tokens[live.token_machine] -= live.charged_kv_tokens
-        self._machines.token_requests[live.token_machine] -= 1
+        self.roster.machines.kv_tokens[live.token_machine] -= live.charged_kv_tokens
+        self.roster.machines.token_requests[live.token_machine] -= 1
         if not tell:
             return
         for machine in {live.prompt_machine, live.token_machine}:
-            link = self._links[machine]
+            link = self.roster.links[machine]
             if link is not None:
                 link.send(Cancel(live.task))
 
@@ -236,64 +226,21 @@ class Cluster:
         Raises:
             ValueError: its model or cache does not fit those of the cluster.
         """
-        register = link.register
-        for other in self._links:
-            if other is not None:
-                _check_same_model(other.register, register)
-        capacity = register.layout.blocks * register.layout.block_tokens
-        index = self._indices.get(register.machine_id)
-        if index is None:
-            index = len(self._links)
-            self._indices[register.machine_id] = index
-            self._machines = with_machine(self._machines, register.pool, capacity)
-            self._links.append(link)
-        elif self._links[index] is not None:
-            raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
-        else:
-            self._links[index] = link
-            self._machines.pool[index] = register.pool
-            self._machines.kv_capacity_tokens[index] = capacity
-            self._machines.ready[index] = True
+        index = self.roster.add(link)
         link.send(Welcome())  # Before anything is asked of it.
-        self._joined.set()
         self._dispatch()
         return index
 
-    async def wait_for_machines(self, number: int) -> None:
-        """Wait until ``number`` machines are connected; the caller sets the deadline."""
-        while sum(link is not None for link in self._links) < number:
-            self._joined.clear()
-            await self._joined.wait()
-
     def lose(self, index: int) -> None:
         """A machine is gone: what it was needed for is taken up again elsewhere."""
-        link = self._links[index]
-        assert link is not None
-        self._links[index] = None
-        self._machines.ready[index] = False
-        if self._status.pop(index, None) is not None:
-            self._metrics.machine_gone(link.register.machine_id)
+        name = self.roster.remove(index)
+        if index in self._reporting:
+            self._reporting.remove(index)
+            self._metrics.machine_gone(name)
         affected = [live for live in self._live.values() if _needs(live, index)]
         for live in affected:
-            self._retry(live, f"machine {link.register.machine_id} was lost")
+            self._retry(live, f"machine {name} was lost")
         self._dispatch()
-
-    def machine_status(self) -> dict[str, MachineStatus]:
-        """The latest word of every connected machine, by machine id."""
-        return {
-            link.register.machine_id: self._status[index]
-            for index, link in enumerate(self._links)
-            if link is not None and index in self._status
-        }
-
-    def max_context_tokens(self) -> int:
-        """The longest request that every connected machine can hold (0 without machines)."""
-        limits = [
-            min(link.register.model.max_context_tokens, int(capacity))
-            for link, capacity in zip(self._links, self._machines.kv_capacity_tokens, strict=True)
-            if link is not None
-        ]
-        return min(limits, default=0)
 
     def receive(self, index: int, message: ToScheduler) -> None:
         """Take in what machine ``index`` says."""
@@ -333,7 +280,7 @@ class Cluster:
             self._discharge_prompt(live)
         self._first_tokens_due -= is_first
         live.charged_kv_tokens += delivered
-        self._machines.kv_tokens[live.token_machine] += delivered
+        self.roster.machines.kv_tokens[live.token_machine] += delivered
         if live.is_finished:
             # A request that ends on its prompt machine is still expected on its token machine.
             self._end(live, tell=index != live.token_machine)
@@ -355,11 +302,9 @@ class Cluster:
         self._retry(live, failure.reason)
 
     def _on_status(self, index: int, status: MachineStatus) -> None:
-        link = self._links[index]
-        assert link is not None
-        self._status[index] = status
+        self._reporting.add(index)
         self._metrics.machine(
-            link.register.machine_id,
+            self.roster.link(index).register.machine_id,
             status.used_blocks / status.total_blocks,
             status.running_requests,
             status.waiting_requests,
@@ -375,16 +320,3 @@ def _needs(live: LiveRequest, index: int) -> bool:
     if index == live.token_machine:
         return True
     return index == live.prompt_machine and live.state is RequestState.PROMPT
-
-
-def _check_same_model(ours: Register, theirs: Register) -> None:
-    if theirs.model != ours.model:
-        raise ValueError(
-            f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
-            "start every worker of a cluster with the same model and dtype"
-        )
-    if not ours.layout.accepts(theirs.layout):
-        raise ValueError(
-            f"cache layout {theirs.layout} does not fit {ours.machine_id}'s {ours.layout}; "
-            "start every worker of a cluster with the same block size"
-        )

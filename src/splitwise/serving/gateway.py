@@ -110,7 +110,7 @@ class Gateway:
     async def _start_workers(self, specs: list[WorkerSpec], stop: asyncio.Event) -> bool:
         """Start all workers and wait until they have joined; False if told to stop meanwhile."""
         await self._launcher.start(specs)
-        joined = asyncio.create_task(self.cluster.wait_for_machines(len(specs)))
+        joined = asyncio.create_task(self.cluster.roster.wait_for(len(specs)))
         exited = asyncio.create_task(self._launcher.wait_for_exit())
         stopped = asyncio.create_task(stop.wait())
         waits: list[asyncio.Task[Any]] = [joined, exited, stopped]
@@ -132,7 +132,7 @@ class Gateway:
     ) -> None:
         model = ModelFacts(
             name=self.model_name,
-            max_context_tokens=self.cluster.max_context_tokens(),
+            max_context_tokens=self.cluster.roster.max_context_tokens(),
             vocab_size=self._info.vocab_size,
             stop_token_ids=tuple(read_stop_token_ids(self._folder)),
         )

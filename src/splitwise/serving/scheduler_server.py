@@ -35,7 +35,7 @@ SILENCE_LIMIT_S: Final = 15.0
 
 
 class WorkerLink:
-    """A registered worker's connection (``cluster.MachineLink``)."""
+    """A registered worker's connection (``roster.MachineLink``)."""
 
     def __init__(self, wire: Wire[ToScheduler], register: Register) -> None:
         self.wire = wire

@@ -1,0 +1,99 @@
+"""The machines of a cluster: who is connected, and what the scheduler's arrays say of them.
+
+A machine keeps its index for good, so that one that is lost and joins again finds its place.
+"""
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from splitwise.scheduling.pools import Machines, no_machines, with_machine
+from splitwise.serving.messages import Register
+
+
+class MachineLink(Protocol):
+    """The way to a machine's worker."""
+
+    register: Register
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+
+class Roster:
+    """``links`` and the arrays of ``machines`` have one entry a machine; a lost one's link is
+    None."""
+
+    def __init__(self) -> None:
+        self.machines: Machines = no_machines()
+        self.links: list[MachineLink | None] = []
+        self._indices: dict[str, int] = {}
+        self._joined = asyncio.Event()
+
+    def add(self, link: MachineLink) -> int:
+        """Enter a machine, new or lost before; returns its index.
+
+        Raises:
+            ValueError: its model or cache does not fit those of the others, or its id is taken.
+        """
+        register = link.register
+        for other in self.links:
+            if other is not None:
+                _check_same_model(other.register, register)
+        capacity = register.layout.blocks * register.layout.block_tokens
+        index = self._indices.get(register.machine_id)
+        if index is None:
+            index = len(self.links)
+            self._indices[register.machine_id] = index
+            self.machines = with_machine(self.machines, register.pool, capacity)
+            self.links.append(link)
+        elif self.links[index] is not None:
+            raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
+        else:
+            self.links[index] = link
+            self.machines.pool[index] = register.pool
+            self.machines.kv_capacity_tokens[index] = capacity
+            self.machines.ready[index] = True
+        self._joined.set()
+        return index
+
+    def remove(self, index: int) -> str:
+        """A machine is lost; returns its id."""
+        name = self.link(index).register.machine_id
+        self.links[index] = None
+        self.machines.ready[index] = False
+        return name
+
+    def link(self, index: int) -> MachineLink:
+        """The way to a machine that is connected."""
+        link = self.links[index]
+        assert link is not None, "only connected machines are picked and heard"
+        return link
+
+    async def wait_for(self, number: int) -> None:
+        """Wait until ``number`` machines are connected; the caller sets the deadline."""
+        while sum(link is not None for link in self.links) < number:
+            self._joined.clear()
+            await self._joined.wait()
+
+    def max_context_tokens(self) -> int:
+        """The longest request that every connected machine can hold (0 without machines)."""
+        limits = [
+            min(link.register.model.max_context_tokens, int(capacity))
+            for link, capacity in zip(self.links, self.machines.kv_capacity_tokens, strict=True)
+            if link is not None
+        ]
+        return min(limits, default=0)
+
+
+def _check_same_model(ours: Register, theirs: Register) -> None:
+    if theirs.model != ours.model:
+        raise ValueError(
+            f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
+            "start every worker of a cluster with the same model and dtype"
+        )
+    if not ours.layout.accepts(theirs.layout):
+        raise ValueError(
+            f"cache layout {theirs.layout} does not fit {ours.machine_id}'s {ours.layout}; "
+            "start every worker of a cluster with the same block size"
+        )
