@@ -115,6 +115,7 @@ def summarise(best: list[dict[str, Run]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=16, help="requests a workload")
+    parser.add_argument("--workloads", nargs="+", default=list(workloads.QUANTILES))
     parser.add_argument("--repeats", type=int, default=3, help="runs a request and server")
     parser.add_argument("--scale", type=float, default=0.25, help="of the traces' sizes")
     parser.add_argument("--transport", default="auto")
@@ -134,7 +135,7 @@ def main() -> None:
             name: servers.enter_context(running_server(*layout, *common))
             for name, layout in LAYOUTS.items()
         }
-        for name in workloads.QUANTILES:
+        for name in args.workloads:
             requests = workloads.draw(name, args.requests, args.scale, seed=1)
             asyncio.run(measure(urls, requests[:1], 1))  # Warm up.
             rows = summarise(asyncio.run(measure(urls, requests, args.repeats)))

@@ -34,7 +34,7 @@ def worker(
         str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
     ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    cores: Annotated[str, typer.Option(help="Cores to stay on, such as 0,1.")] = "",
+    cores: Annotated[str, typer.Option(help="Cores for the engine, such as 0,1.")] = "",
     kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
     transport: Annotated[str, typer.Option(help="auto, or the name of a transport.")] = "auto",
     checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
@@ -51,15 +51,11 @@ def worker(
     if not host or not port.isdigit():
         fail(f"--join {join!r}: give HOST:PORT", code=2)
 
-    from splitwise.serving.worker import WorkerError, WorkerOptions, pin_to_cores, run_worker
-
-    # Before torch and numba are loaded: they size their thread pools by what they see.
-    pin_to_cores([int(core) for core in cores.split(",") if core])
-
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import ModelFolder
     from splitwise.engine.torch.engine import TorchEngine
     from splitwise.serving.machine import MachineLimits
+    from splitwise.serving.worker import WorkerError, WorkerOptions, run_worker
 
     try:
         # ValueError says which argument the engine or the transfer cannot work with.
@@ -81,6 +77,7 @@ def worker(
                 cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),
                 transport=None if transport == "auto" else transport,
                 checksum=checksum,
+                cores=[int(core) for core in cores.split(",") if core],
                 limits=MachineLimits(
                     prompt_batch_tokens=prompt_batch_tokens,
                     one_piece_below_tokens=one_piece_below,

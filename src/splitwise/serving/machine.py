@@ -25,7 +25,7 @@ from itertools import islice
 
 import msgspec
 
-from splitwise.engine.base import Engine, Work
+from splitwise.engine.base import Engine, LayerCallback, Work
 from splitwise.engine.blocks import BlockPool
 from splitwise.engine.sampling import Sample
 from splitwise.scheduling import batching
@@ -67,6 +67,9 @@ class MachineLimits(msgspec.Struct, frozen=True):
     batch_requests: int = batching.BATCH_REQUESTS
     one_piece_below_tokens: int = 512
     """Shorter prompts are transferred in one go (Splitwise, section IV.D)."""
+    put_bytes: int = 4 << 20
+    """Layers are handed to the transfer together until they make up this much: waking its thread
+    for every small layer costs the prompt more than it gains."""
 
 
 class _Abandoned(Exception):
@@ -278,17 +281,27 @@ class Machine:
     def _step(self, prompts: list[Task], batch: list[Task]) -> list[Sample]:
         works: list[Work] = [task.prompt_work() for task in prompts]
         works += [task.token_work() for task in self._running]
+        samples = self._engine.step(works, self._layer_callback(batch) if prompts else None)
+        return [sample for sample in samples if sample is not None]
+
+    def _layer_callback(self, batch: list[Task]) -> LayerCallback:
+        """Hands finished layers to the transfer, and gives up a batch that nobody wants."""
         ids = {task.id for task in batch}
-        leaving = [task.transfer_id for task in prompts if task.target is not None]
+        leaving = [t for t in batch if t.state is TaskState.PROMPT and t.target is not None]
+        transfer_ids = [task.transfer_id for task in leaving]
+        layout = self._engine.layout
+        layer_bytes = layout.block_bytes * sum(len(task.blocks) for task in leaving)
+        together = max(1, self._limits.put_bytes // max(1, layer_bytes))
 
         def on_layer(layer: int) -> None:
             if self._cancelled >= ids:
                 raise _Abandoned
-            if leaving:
-                self._sender.layer_ready(leaving, layer)
+            is_last = layer == layout.layers - 1
+            if transfer_ids and (is_last or (layer + 1) % together == 0):
+                for ready in range(layer - layer % together, layer + 1):
+                    self._sender.layer_ready(transfer_ids, ready)
 
-        samples = self._engine.step(works, on_layer if prompts else None)
-        return [sample for sample in samples if sample is not None]
+        return on_layer
 
     def _finish_iteration(self, batch: list[Task], samples: list[Sample]) -> None:
         outputs = [

@@ -64,6 +64,9 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     transport: str | None = None
     """Force this transport; None chooses by what both ends can do."""
     checksum: bool = False
+    cores: list[int] = []
+    """Where the engine's thread stays, so that workers on one host do not fight over cores; empty
+    lets it roam. Transfers and control messages take whichever core is idle."""
     limits: MachineLimits = MachineLimits()
 
 
@@ -187,6 +190,8 @@ class Worker:
             await asyncio.sleep(STATUS_PERIOD_S)
 
     def _engine_loop(self, machine: Machine) -> None:
+        if self._options.cores:
+            os.sched_setaffinity(0, self._options.cores)  # this thread, and those it starts
         has_run = False
         while not self._stopping.is_set():
             self._drain(machine, wait=not has_run)
@@ -217,9 +222,3 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
         uvloop.run(Worker(engine, options).run())
     finally:
         engine.close()
-
-
-def pin_to_cores(cores: list[int]) -> None:
-    """Keep this process on ``cores``, so that workers on one host do not fight over them."""
-    if cores:
-        os.sched_setaffinity(0, cores)
