@@ -27,12 +27,12 @@ from transformers import (
     AutoModelForCausalLM,
     ContinuousBatchingConfig,
     GenerationConfig,
-    LlamaConfig,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
 from common import environment, write_result
+from random_llama import LLAMA_8B
 from splitwise.engine.base import ModelInfo, Work
 from splitwise.engine.model_files import read_model_info, resolve_model
 from splitwise.engine.sampling import SamplingParams
@@ -42,15 +42,6 @@ from splitwise.engine.torch.loading import load_network
 GREEDY = SamplingParams(temperature=0.0)
 OURS, GENERATE, BATCHING = "splitwise", "generate", "generate_batch"
 BATCH_TOKENS = 2048  # of an iteration of generate_batch, the paper's figure for prompts
-LLAMA_8B = LlamaConfig(
-    vocab_size=128256,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    max_position_embeddings=8192,
-)
 
 
 @dataclass
