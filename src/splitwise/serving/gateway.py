@@ -170,4 +170,6 @@ def _stop_on_signals() -> asyncio.Event:
 async def _end_tasks(tasks: list[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for end in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(end, Exception):
+            log.error("a task of the gateway failed", exc_info=end)

@@ -36,7 +36,7 @@ from splitwise.serving.messages import (
     ToWorker,
     Welcome,
 )
-from splitwise.serving.wire import Wire, prove
+from splitwise.serving.wire import Wire, WireError, prove
 from splitwise.transfer import KVReceiver, KVSender
 
 log = logging.getLogger(__name__)
@@ -174,8 +174,8 @@ class Worker:
         while True:
             try:
                 message = await wire.receive()
-            except (OSError, EOFError):
-                log.warning("the cluster scheduler is gone; this worker ends")
+            except (OSError, EOFError, WireError) as error:
+                log.warning("the cluster scheduler is gone (%s); this worker ends", error)
                 return
             if isinstance(message, Shutdown):
                 return
