@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import msgspec
 import pytest
@@ -180,6 +181,22 @@ async def test_admission_and_availability() -> None:
     for live in kept:
         with pytest.raises(Unavailable, match="no machine had room"):
             await live.next()
+    f.assert_idle()
+
+
+async def test_a_retry_of_an_old_request_waits_anew_for_a_machine() -> None:
+    """A stream that has run longer than ``max_wait_s`` survives the loss of its machine."""
+    f = Fixture(Pool.PROMPT, Pool.TOKEN)
+    live = f.cluster.submit(request())
+    f.output(0, live.task, 10, 20)
+    live.submitted_s -= 1000  # It has run for long.
+    live.waiting_since_s -= 1000
+    f.cluster.lose(1)
+    f.cluster.fail_overdue(time.monotonic() + 60)
+    f.cluster.join(f.links[1])
+    assert isinstance(f.links[1].last(), Expect)
+    f.output(0, live.task, 11, STOP, finish=True)
+    assert [s.token for s in (await live.next()).samples] == [20, STOP]
     f.assert_idle()
 
 

@@ -110,7 +110,8 @@ class Cluster:
                 f"{self._first_tokens_due} requests already wait for their first token",
                 admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
             )
-        live = LiveRequest(request, self._cancel, time.monotonic())
+        now_s = time.monotonic()
+        live = LiveRequest(request, self._cancel, submitted_s=now_s, waiting_since_s=now_s)
         self._first_tokens_due += 1
         self._waiting.append(live)
         self._dispatch()
@@ -124,10 +125,11 @@ class Cluster:
 
     def fail_overdue(self, now_s: float) -> None:
         """Give up the requests that no machine had room for within ``max_wait_s``."""
-        while self._waiting and now_s - self._waiting[0].submitted_s > self._limits.max_wait_s:
-            live = self._waiting.popleft()
+        limit_s = self._limits.max_wait_s
+        for live in [w for w in self._waiting if now_s - w.waiting_since_s > limit_s]:
+            self._waiting.remove(live)
             self._end(live)
-            live.fail(Unavailable(f"no machine had room for {self._limits.max_wait_s:g} s"))
+            live.fail(Unavailable(f"no machine had room for {limit_s:g} s"))
 
     def _dispatch(self) -> None:
         """Send waiting requests to machines, in order, until one has to go on waiting."""
@@ -216,6 +218,7 @@ class Cluster:
             live.fail(GenerationFailed(f"given up after {MAX_ATTEMPTS} attempts; last: {reason}"))
             return
         live.state = RequestState.WAITING
+        live.waiting_since_s = time.monotonic()
         self._waiting.appendleft(live)
 
     # Machines.

@@ -33,6 +33,8 @@ class LiveRequest:
     request: GenerationRequest
     on_cancel: Callable[["LiveRequest"], None]
     submitted_s: float
+    waiting_since_s: float
+    """When this attempt began to wait for a machine; a retry waits anew."""
     state: RequestState = RequestState.WAITING
     history: list[int] = field(init=False)
     task: int = -1

@@ -107,7 +107,13 @@ class Worker:
             resources.callback(sender.close)
             wire = await self._connect()
             try:
-                await self._register(wire, receiver)
+                try:
+                    await self._register(wire, receiver)
+                except (OSError, EOFError, WireError) as error:
+                    raise WorkerError(
+                        f"the cluster scheduler broke off the handshake ({error or 'timed out'}); "
+                        "look into its log"
+                    ) from error
                 await self._serve(wire, sender, receiver)
             finally:
                 await wire.close()
