@@ -1,0 +1,180 @@
+"""Cluster-level scheduling with role changes, on rankings instead of scans.
+
+The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public simulator):
+
+1. Prompt: the least pending machine of the prompt pool, else of the mixed pool; refused if its
+   queue is not empty and would pass the threshold.
+2. Tokens: the machine of the token pool with the least cache promised, else of the mixed pool;
+   refused if the request's whole cache does not fit.
+3. Refused everywhere, a machine of the opposite pool is pulled into the mixed pool. It keeps its
+   home and returns (``go_home``) when it is wholly idle.
+4. Still nobody: one machine, the least pending of all, computes both phases.
+
+A cluster whose machines all live in the mixed pool has no phases to split: the least pending
+machine computes both (the baseline).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.ranking import NOBODY, OUT, Ranking, first, new_ranking, set_key
+from splitwise.scheduling.shared import shared
+
+
+class Cluster(NamedTuple):
+    """What the cluster scheduler knows, one entry a machine, and two rankings a pool.
+
+    ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
+    phase. ``waiting`` counts requests that lie in the machine's queue. ``kv_tokens`` is cache in
+    use or promised.
+    """
+
+    home: NDArray[np.int8]
+    pool: NDArray[np.int8]
+    up: NDArray[np.bool_]
+    pending_tokens: NDArray[np.int64]
+    waiting: NDArray[np.int64]
+    kv_tokens: NDArray[np.int64]
+    kv_capacity_tokens: NDArray[np.int64]
+    role_changes: NDArray[np.int64]
+    prompt_by_pending: Ranking
+    prompt_by_kv: Ranking
+    token_by_pending: Ranking
+    token_by_kv: Ranking
+    mixed_by_pending: Ranking
+    mixed_by_kv: Ranking
+
+
+def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -> Cluster:
+    """Idle machines, each in its home pool."""
+    count = len(home)
+
+    def zeros() -> NDArray[np.int64]:
+        return np.zeros(count, dtype=np.int64)
+
+    cluster = Cluster(
+        home=home.astype(np.int8),
+        pool=home.astype(np.int8),
+        up=np.ones(count, dtype=np.bool_),
+        pending_tokens=zeros(),
+        waiting=zeros(),
+        kv_tokens=zeros(),
+        kv_capacity_tokens=kv_capacity_tokens.astype(np.int64),
+        role_changes=zeros(),
+        prompt_by_pending=new_ranking(count),
+        prompt_by_kv=new_ranking(count),
+        token_by_pending=new_ranking(count),
+        token_by_kv=new_ranking(count),
+        mixed_by_pending=new_ranking(count),
+        mixed_by_kv=new_ranking(count),
+    )
+    for machine in range(count):
+        rank(cluster, machine)
+    return cluster
+
+
+@shared
+def rank(cluster: Cluster, machine: int) -> None:
+    """Enter the machine's present load in its pool's rankings."""
+    up = cluster.up[machine]
+    pending = float(cluster.pending_tokens[machine]) if up else OUT
+    kv = float(cluster.kv_tokens[machine]) if up else OUT
+    pool = cluster.pool[machine]
+    if pool == Pool.PROMPT:
+        set_key(cluster.prompt_by_pending, machine, pending)
+        set_key(cluster.prompt_by_kv, machine, kv)
+    elif pool == Pool.TOKEN:
+        set_key(cluster.token_by_pending, machine, pending)
+        set_key(cluster.token_by_kv, machine, kv)
+    else:
+        set_key(cluster.mixed_by_pending, machine, pending)
+        set_key(cluster.mixed_by_kv, machine, kv)
+
+
+@shared
+def move(cluster: Cluster, machine: int, pool: int) -> None:
+    """Put the machine into another pool's rankings; every role change passes here."""
+    was = cluster.pool[machine]
+    if was == Pool.PROMPT:
+        set_key(cluster.prompt_by_pending, machine, OUT)
+        set_key(cluster.prompt_by_kv, machine, OUT)
+    elif was == Pool.TOKEN:
+        set_key(cluster.token_by_pending, machine, OUT)
+        set_key(cluster.token_by_kv, machine, OUT)
+    else:
+        set_key(cluster.mixed_by_pending, machine, OUT)
+        set_key(cluster.mixed_by_kv, machine, OUT)
+    cluster.pool[machine] = pool
+    cluster.role_changes[machine] += 1
+    rank(cluster, machine)
+
+
+@shared
+def go_home(cluster: Cluster, machine: int) -> None:
+    """An idle machine returns to the pool it was pulled from."""
+    if cluster.pool[machine] != cluster.home[machine]:
+        move(cluster, machine, cluster.home[machine])
+
+
+@shared
+def is_queue_long(cluster: Cluster, machine: int, prompt_tokens: int, threshold: int) -> bool:
+    """Whether the prompt would push a queue that is not empty past the threshold."""
+    pending = cluster.pending_tokens[machine] + prompt_tokens
+    return bool(cluster.waiting[machine] > 0 and pending > threshold)
+
+
+@shared
+def is_memory_full(cluster: Cluster, machine: int, kv_tokens: int) -> bool:
+    """Whether the machine cannot promise ``kv_tokens`` more."""
+    return bool(cluster.kv_tokens[machine] + kv_tokens >= cluster.kv_capacity_tokens[machine])
+
+
+@shared
+def place(
+    cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
+) -> tuple[int, int]:
+    """Choose (prompt machine, token machine), pulling machines into the mixed pool if need be.
+
+    ``kv_tokens`` is the whole cache of the request, prompt and output. (NOBODY, NOBODY) if no
+    machine is up.
+    """
+    prompt = first(cluster.prompt_by_pending)
+    token = first(cluster.token_by_kv)
+    if prompt == NOBODY and token == NOBODY:
+        alone = first(cluster.mixed_by_pending)
+        return alone, alone
+    if prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold):
+        prompt = first(cluster.mixed_by_pending)
+        if prompt != NOBODY and is_queue_long(cluster, prompt, prompt_tokens, threshold):
+            prompt = NOBODY
+    if token == NOBODY or is_memory_full(cluster, token, kv_tokens):
+        token = first(cluster.mixed_by_kv)
+        if token != NOBODY and is_memory_full(cluster, token, kv_tokens):
+            token = NOBODY
+    if may_pull and prompt == NOBODY:
+        prompt = first(cluster.token_by_pending)
+        if prompt != NOBODY:
+            move(cluster, prompt, Pool.MIXED)
+    if may_pull and token == NOBODY:
+        token = first(cluster.prompt_by_kv)
+        if token != NOBODY:
+            move(cluster, token, Pool.MIXED)
+    if prompt == NOBODY or token == NOBODY:
+        prompt = least_pending(cluster)
+        token = prompt
+    return prompt, token
+
+
+@shared
+def least_pending(cluster: Cluster) -> int:
+    """The least pending machine of all pools; of equals prompt before mixed before token."""
+    best = first(cluster.prompt_by_pending)
+    for other in (first(cluster.mixed_by_pending), first(cluster.token_by_pending)):
+        if other == NOBODY:
+            continue
+        if best == NOBODY or cluster.pending_tokens[other] < cluster.pending_tokens[best]:
+            best = other
+    return best
