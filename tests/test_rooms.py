@@ -12,9 +12,15 @@ MAY_IMPORT = {
     "scheduling": set[str](),
     "transfer": set[str](),
     "observe": set[str](),
+    "hardware": set[str](),
+    "workload": set[str](),
+    "simulation": {"scheduling", "hardware", "workload", "observe"},
     "engine": {"transfer"},
     "serving": {"scheduling", "engine", "transfer", "observe"},
-    "cli": {"scheduling", "engine", "transfer", "observe", "serving"},
+    "cli": {
+        *("scheduling", "engine", "transfer", "observe", "serving"),
+        *("hardware", "workload", "simulation"),
+    },
 }
 NO_IO_IN_SCHEDULING = {"asyncio", "time", "torch", "socket", "os", "threading", "random"}
 

@@ -3,7 +3,7 @@
 import typer
 
 from splitwise import __version__
-from splitwise.cli import serve, worker
+from splitwise.cli import hardware, serve, simulate, worker, workload
 
 app = typer.Typer(
     name="splitwise",
@@ -14,6 +14,9 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
+app.command("simulate")(simulate.simulate)
+app.add_typer(workload.app, name="workload")
+app.add_typer(hardware.app, name="hardware")
 
 
 @app.command()

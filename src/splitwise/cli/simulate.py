@@ -1,0 +1,155 @@
+"""``splitwise simulate``: what would this cluster do under this load?"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from splitwise.cli.errors import fail
+from splitwise.hardware import load_profile
+from splitwise.scheduling.pools import Pool
+from splitwise.workload import Requests, open_source
+
+if TYPE_CHECKING:  # the simulator brings numba along
+    from splitwise.simulation.result import Result
+    from splitwise.simulation.simulate import MachineGroup, Options
+    from splitwise.simulation.summary import Summary
+
+TIMELINE_SEGMENTS = 200_000
+
+Machines = Annotated[list[str] | None, typer.Option(help="COUNTxKIND, such as 25xdgx-h100.")]
+Out = Annotated[Path | None, typer.Option(help="File to write.")]
+
+
+def simulate(
+    source: Annotated[
+        str, typer.Argument(help="conversation, coding, or a CSV or JSONL file of requests.")
+    ] = "conversation",
+    model: Annotated[str, typer.Option(help="A model of the profile.")] = "llama2-70b",
+    prompt: Machines = None,
+    token: Machines = None,
+    mixed: Machines = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Seconds of arrivals.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of a built-in workload.")] = 0,
+    profile: Annotated[
+        str, typer.Option(help="measured, published-2024, or a profile file.")
+    ] = "measured",
+    prices: Annotated[str, typer.Option(help="Price and power set of the profile.")] = "paper",
+    rules: Annotated[
+        str, typer.Option(help="default, or published-2024 as the public simulator has them.")
+    ] = "default",
+    reference: Annotated[
+        str, typer.Option(help="Machine kind that slowdowns are measured against.")
+    ] = "dgx-a100",
+    batch_tokens: Annotated[int | None, typer.Option(help="Prompt tokens of a batch.")] = None,
+    chunk_prompts: Annotated[bool, typer.Option(help="Cut long prompts to the batch.")] = False,
+    overlap: Annotated[bool, typer.Option(help="Send the cache layer by layer.")] = True,
+    change_roles: Annotated[bool, typer.Option(help="Pull machines into the mixed pool.")] = True,
+    warmup: Annotated[float, typer.Option(min=0, help="Seconds to leave out.")] = 0.0,
+    html: Out = None,
+    timeline: Out = None,
+    requests_table: Out = None,
+    machines_table: Out = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Run a workload through a cluster and report latencies, SLOs, machines and energy."""
+    from splitwise.simulation.summary import summarise
+
+    try:
+        load = open_source(source, rate, duration, seed)
+        base = _rules(rules)
+        options = replace(
+            base,
+            chunk_prompts=chunk_prompts,
+            change_roles=change_roles,
+            overlap=base.overlap and overlap,
+            batch_tokens=batch_tokens or base.batch_tokens,
+            timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
+        )
+        groups = [
+            *_groups(prompt or (), Pool.PROMPT, model, profile, prices),
+            *_groups(token or (), Pool.TOKEN, model, profile, prices),
+            *_groups(mixed or (), Pool.MIXED, model, profile, prices),
+        ]
+        result = _run(load, groups, options)
+        summary = summarise(result, load_profile(profile, reference, model), warmup_s=warmup)
+        _write(result, summary, source, html, timeline, requests_table, machines_table)
+    except ValueError as error:
+        fail(error)
+    _print(summary, as_json)
+
+
+def _rules(name: str) -> "Options":
+    from splitwise.simulation.simulate import PUBLISHED_2024, Options
+
+    known = {"default": Options(), "published-2024": PUBLISHED_2024}
+    if name not in known:
+        raise ValueError(f"rules is {name!r}; it must be one of {', '.join(known)}")
+    return known[name]
+
+
+def _groups(
+    specs: Sequence[str], pool: Pool, model: str, profile: str, prices: str
+) -> list["MachineGroup"]:
+    from splitwise.simulation.simulate import MachineGroup
+
+    groups = []
+    for spec in specs:
+        count, found, kind = spec.partition("x")
+        if not found or not count.isdigit() or int(count) < 1:
+            raise ValueError(f"--{pool.name.lower()} is {spec!r}; write COUNTxKIND, 25xdgx-h100")
+        times = load_profile(profile, kind, model, prices)
+        groups.append(MachineGroup(kind, times, pool, int(count), times.link_bytes_per_s))
+    return groups
+
+
+def _run(load: Requests, groups: "Sequence[MachineGroup]", options: "Options") -> "Result":
+    """Simulate under a progress bar, which is silent when nobody looks."""
+    from splitwise.simulation.simulate import simulate as run
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("requests", total=len(load))
+        return run(load, groups, options, lambda arrived: bar.update(task, completed=arrived))
+
+
+def _write(
+    result: "Result",
+    summary: "Summary",
+    source: str,
+    html: Path | None,
+    timeline: Path | None,
+    requests_table: Path | None,
+    machines_table: Path | None,
+) -> None:
+    from splitwise.simulation.report import write_html
+    from splitwise.simulation.table_files import write_machines, write_requests
+    from splitwise.simulation.timeline import write_timeline
+
+    if html is not None:
+        write_html(result, summary, html, f"Splitwise simulation: {source}")
+    if timeline is not None:
+        write_timeline(result, timeline)
+    if requests_table is not None:
+        write_requests(result, requests_table)
+    if machines_table is not None:
+        write_machines(result, machines_table)
+
+
+def _print(summary: "Summary", as_json: bool) -> None:
+    from splitwise.simulation.report_terminal import print_summary
+
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(summary.to_dict())).decode())
+    else:
+        print_summary(summary)

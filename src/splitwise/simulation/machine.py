@@ -1,0 +1,255 @@
+"""Machine-level scheduling in virtual time: what an iteration holds, how long it takes.
+
+The life of a machine:
+
+1. ``kick``: something came into a queue. An idle machine starts; decodes that run on are cut at
+   the next iteration boundary, so that the newcomer is looked at there.
+2. ``start``: prompts first, then decodes as far as the batch allows (those preempted most often
+   go before prompts), then newcomers from the ready queue as far as memory allows.
+3. Iterations without a prompt differ only in their context, so all of them up to the next
+   finish are one segment: iteration i takes ``first_s + i * growth_s``, summed in closed form.
+4. ``end``: tokens come out, finished requests free their cache, computed prompts leave for their
+   token machine, and the machine starts again, or stands idle and goes home to its pool.
+"""
+
+import math
+from typing import Any
+
+from splitwise.scheduling.placement import go_home, rank
+from splitwise.scheduling.ranking import OUT, set_key
+from splitwise.simulation.compiled import compiled, inlined
+from splitwise.simulation.links import admit_inbound, has_room, send, take_memory
+from splitwise.simulation.queues import append_ready
+from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
+from splitwise.simulation.state import DECODE, IDLE, MAX_SLOTS, MIXED, NONE, OCCUPANCY_BINS, PROMPT
+
+
+@inlined
+def kick(state: Any, machine: int, now: float) -> None:
+    """Something waits on this machine."""
+    here = state.machines[machine]
+    if here.running == IDLE:
+        start(state, machine, now)
+    elif here.running == DECODE and not here.is_cut:
+        cut(state, machine, now)
+
+
+@inlined
+def duration_s(here: Any, iterations: int) -> float:
+    """Seconds that the segment's first ``iterations`` take."""
+    return float(iterations * here.first_s + here.growth_s * (iterations * (iterations - 1) // 2))
+
+
+@inlined
+def cut(state: Any, machine: int, now: float) -> None:
+    """End the segment with the iteration that is running at ``now``."""
+    here = state.machines[machine]
+    elapsed_s = now - here.start_s
+    slope = here.growth_s / 2
+    linear = here.first_s - slope
+    if slope > 0:
+        root = math.sqrt(linear * linear + 4 * slope * elapsed_s)
+        ended = int(2 * elapsed_s / (linear + root))
+    else:
+        ended = int(elapsed_s / here.first_s)
+    while ended > 0 and duration_s(here, ended) > elapsed_s:
+        ended -= 1
+    while duration_s(here, ended + 1) <= elapsed_s:
+        ended += 1
+    here.iterations = min(here.iterations, ended + 1)
+    here.is_cut = True
+    set_key(state.ends, machine, here.start_s + duration_s(here, here.iterations))
+
+
+@compiled
+def start(state: Any, machine: int, now: float) -> None:
+    """Compose the next batch and run it; idle if there is none."""
+    here = state.machines[machine]
+    take_prompts(state, machine, now)
+    seat_decodes(state, machine, now)
+    if here.batch_tokens == 0 and here.active == 0:
+        rest(state, machine)
+        return
+    kinds = state.kinds
+    decodes = here.active
+    here.start_s = now
+    here.is_cut = False
+    here.growth_s = 0.0
+    here.iterations = 1
+    context_s = kinds.context_s[here.kind, decodes] * seated_context(state, machine)
+    if here.batch_tokens == 0:
+        here.running = DECODE
+        here.first_s = kinds.decode_s[here.kind, decodes] + context_s
+        here.growth_s = kinds.context_s[here.kind, decodes] * decodes
+        here.iterations = here.next_finish - here.iteration
+        here.is_cut = here.iterations == 1
+    elif decodes == 0:
+        here.running = PROMPT
+        here.first_s = kinds.prompt_s[here.kind, here.batch_tokens]
+    else:
+        here.running = MIXED
+        plain_s = kinds.prompt_s[here.kind, here.batch_tokens + decodes]
+        here.first_s = kinds.mixed_factor[here.kind] * plain_s + context_s
+    set_key(state.ends, machine, now + duration_s(here, here.iterations))
+
+
+@inlined
+def rest(state: Any, machine: int) -> None:
+    """Nothing can run; a machine with nothing at all to do goes home."""
+    here = state.machines[machine]
+    here.running = IDLE
+    set_key(state.ends, machine, OUT)
+    if here.queue_head == NONE and here.ready_head == NONE and here.inbound_head == NONE:
+        go_home(state.cluster, machine)
+
+
+@inlined
+def take_prompts(state: Any, machine: int, now: float) -> None:
+    """Move prompts from the queue's head into the batch, as ``scheduling.batching`` has it."""
+    here = state.machines[machine]
+    rules = state.rules
+    here.batch_head = NONE
+    here.batch_prompts = 0
+    here.batch_tokens = 0
+    here.chunk_tokens = 0
+    if here.queue_head == NONE:
+        return
+    aged = here.started if rules.chunk_prompts else age_and_order(state, machine)
+    left = rules.batch_tokens - aged
+    slots = rules.batch_requests - aged
+    last = NONE
+    while here.queue_head != NONE and here.batch_prompts < slots:
+        request = here.queue_head
+        one = state.requests[request]
+        tokens = one.prompt_tokens - one.done_tokens
+        alone = here.batch_prompts == 0 and aged == 0 and not rules.chunk_prompts
+        if one.done_tokens == 0 and not has_room(state, machine, one.prompt_tokens + 1):
+            break
+        is_part = tokens > left and not alone
+        if is_part and not (rules.chunk_prompts and left > 0):
+            break
+        if one.done_tokens == 0:
+            one.prompt_start_s = now
+            take_memory(state, machine, one.prompt_tokens + 1)
+        if is_part:
+            here.chunk_tokens = left
+            here.batch_tokens += left
+            break
+        left -= tokens
+        here.batch_tokens += tokens
+        here.batch_prompts += 1
+        state.cluster.waiting[machine] -= 1
+        here.queue_head = one.next
+        one.next = NONE
+        if last == NONE:
+            here.batch_head = request
+        else:
+            state.requests[last].next = request
+        last = request
+
+
+@inlined
+def seat_decodes(state: Any, machine: int, now: float) -> None:
+    """Choose the decodes of the batch: those started, then newcomers that memory can hold."""
+    here = state.machines[machine]
+    rules = state.rules
+    left = min(
+        rules.batch_requests - here.batch_prompts, max(rules.batch_tokens - here.batch_tokens, 0)
+    )
+    here.active = min(here.started, left)
+    hold(state, machine)
+    while here.active < left and here.started < MAX_SLOTS and here.ready_head != NONE:
+        request = here.ready_head
+        one = state.requests[request]
+        if not has_room(state, machine, one.output_tokens - 1):
+            return
+        take_memory(state, machine, one.output_tokens - 1)
+        here.ready_head = one.next
+        state.cluster.waiting[machine] -= 1
+        one.decode_start_s = now
+        join(state, machine, request)
+        here.active += 1
+
+
+@inlined
+def hold(state: Any, machine: int) -> None:
+    """The slots past the active ones are preempted: they wait with their cache in place."""
+    here = state.machines[machine]
+    for slot in range(here.active, here.started):
+        one = state.requests[state.slot_request[machine, slot]]
+        one.preemptions += 1
+        one.skips += 1
+
+
+@compiled
+def end(state: Any, machine: int, now: float) -> None:
+    """The running segment is over."""
+    here = state.machines[machine]
+    account(state, machine, now)
+    if here.active > 0:
+        drop_finished(state, machine, now)
+    request = here.batch_head
+    while request != NONE:
+        following = state.requests[request].next
+        first_token(state, request, now)
+        request = following
+    if here.chunk_tokens > 0:
+        state.requests[here.queue_head].done_tokens += here.chunk_tokens
+    rank(state.cluster, machine)
+    admit_inbound(state, machine, now)
+    start(state, machine, now)
+
+
+@inlined
+def first_token(state: Any, request: int, now: float) -> None:
+    """A prompt is computed: its first token is out, and its cache leaves or stays."""
+    one = state.requests[request]
+    machine = one.prompt_machine
+    cluster = state.cluster
+    one.first_token_s = now
+    one.prompt_part_s = now - one.prompt_start_s
+    cluster.pending_tokens[machine] -= one.prompt_tokens
+    state.machines[machine].tokens_out += 1
+    if one.output_tokens == 1:
+        one.finish_s = now
+        state.machines[machine].memory_tokens -= one.prompt_tokens + 1
+        cluster.pending_tokens[machine] -= 1
+        cluster.kv_tokens[machine] -= one.prompt_tokens + 1
+    elif one.token_machine == machine:
+        append_ready(state, machine, request)
+    else:
+        early = state.rules.overlap and one.prompt_tokens >= state.rules.overlap_from_tokens
+        send(state, request, now, early)
+
+
+@inlined
+def account(state: Any, machine: int, now: float) -> None:
+    """Book the segment's time, energy and tokens."""
+    here = state.machines[machine]
+    kinds = state.kinds
+    spent_s = now - here.start_s
+    here.busy_s += spent_s
+    tokens = here.batch_tokens + here.active
+    if here.running == DECODE:
+        here.decode_busy_s += spent_s
+        here.energy_joules += spent_s * kinds.decode_watts[here.kind, here.active]
+    else:
+        here.energy_joules += spent_s * kinds.prompt_watts[here.kind, tokens]
+        if here.running == PROMPT:
+            here.prompt_busy_s += spent_s
+        else:
+            here.mixed_busy_s += spent_s
+    here.prompt_tokens_done += here.batch_tokens
+    here.tokens_out += here.active * here.iterations
+    state.occupancy_s[machine, min(tokens, OCCUPANCY_BINS - 1)] += spent_s
+    log = state.log
+    entry = log.written[0]
+    if entry < len(log.start_s):
+        log.written[0] += 1
+        log.machine[entry] = machine
+        log.start_s[entry] = here.start_s
+        log.end_s[entry] = now
+        log.kind[entry] = here.running
+        log.prompts[entry] = here.batch_prompts
+        log.decodes[entry] = here.active
+        log.iterations[entry] = here.iterations

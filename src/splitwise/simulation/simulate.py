@@ -1,0 +1,303 @@
+"""``simulate``: one cluster, one load, one answer.
+
+1. The cluster's machines and the options become arrays (``state``).
+2. The compiled loop (``loop.advance``) runs in slices, so that a progress callback is heard.
+3. The arrays become a ``Result``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitwise.hardware.iteration_times import IterationTimes
+from splitwise.scheduling.batching import BATCH_REQUESTS, PROMPT_BATCH_TOKENS
+from splitwise.scheduling.placement import new_cluster
+from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.ranking import new_ranking
+from splitwise.scheduling.routing import PROMPT_QUEUE_THRESHOLD_TOKENS
+from splitwise.simulation import state as st
+from splitwise.simulation.loop import advance
+from splitwise.simulation.result import Reason, Result, Segments, Status
+
+SLICE_REQUESTS: Final = 50_000
+SAMPLES: Final = 400
+PER_REQUEST: Final = (
+    *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
+    *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
+    *("decode_start_s", "max_tbt_s", "prompt_machine", "token_machine", "preemptions"),
+)
+PER_MACHINE: Final = (
+    *("busy_s", "prompt_busy_s", "decode_busy_s", "mixed_busy_s"),
+    *("prompt_tokens_done", "tokens_out"),
+)
+
+
+class Load(Protocol):
+    """What the simulator asks of a workload: ``workload.Requests``, sorted by arrival."""
+
+    @property
+    def arrival_s(self) -> NDArray[np.float64]: ...
+    @property
+    def prompt_tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def output_tokens(self) -> NDArray[np.int64]: ...
+
+
+@dataclass(frozen=True)
+class MachineGroup:
+    """``count`` equal machines with one home pool; ``name`` is what reports call them."""
+
+    name: str
+    times: IterationTimes
+    pool: Pool
+    count: int
+    link_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the cluster is run.
+
+    A decode that ``max_preemptions`` iterations in a row went without goes before prompts; 0
+    switches this ageing off. ``overlap`` sends layer by layer while prompts of
+    at least ``overlap_from_tokens`` are computed (Splitwise, section IV.C). ``retry_s`` is how
+    often a full token machine is asked again for room, 0: told at once. ``timeline_segments``
+    bounds the segments kept for the timeline.
+    """
+
+    queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
+    batch_tokens: int = PROMPT_BATCH_TOKENS
+    batch_requests: int = BATCH_REQUESTS
+    max_preemptions: int = 4
+    change_roles: bool = True
+    chunk_prompts: bool = False
+    overlap: bool = True
+    overlap_from_tokens: int = 512
+    share_links: bool = True
+    link_latency_s: float = 0.0
+    retry_s: float = 0.0
+    timeline_segments: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("queue_threshold_tokens", "batch_tokens", "batch_requests"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_requests > st.MAX_SLOTS:
+            raise ValueError(f"batch_requests is {self.batch_requests}; at most {st.MAX_SLOTS}")
+        for name in ("max_preemptions", "link_latency_s", "retry_s", "timeline_segments"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+PUBLISHED_2024: Final = Options(overlap=False, share_links=False, retry_s=1.0, max_preemptions=0)
+"""The rules of the authors' public simulator, to be used with the profile of the same name.
+
+Its guard against starvation is switched off by every fresh arrival, so that some of its requests
+are preempted 80 times; hence no ageing here. Its links are 200 GiB/s for any pair.
+"""
+
+
+def simulate(
+    requests: Load,
+    cluster: Sequence[MachineGroup],
+    options: Options | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Run ``requests`` through ``cluster`` until nothing more can happen.
+
+    ``progress`` is called with the number of requests that have arrived so far. Requests larger
+    than any machine's cache are rejected with a reason; raises ValueError for a cluster or a
+    load that cannot be.
+    """
+    groups = [group for group in cluster if group.count > 0]
+    check(requests, groups)
+    state = new_state(requests, groups, options or Options())
+    total = len(requests.arrival_s)
+    arrived = 0
+    while arrived < total:
+        arrived = advance(state, arrived, min(arrived + SLICE_REQUESTS, total))
+        if progress is not None:
+            progress(arrived)
+    return result_of(state, groups)
+
+
+def check(requests: Load, groups: Sequence[MachineGroup]) -> None:
+    """Raise ValueError for an empty load or a cluster that cannot serve anybody."""
+    if len(requests.arrival_s) == 0:
+        raise ValueError("requests: none; a simulation needs at least one")
+    if not groups:
+        raise ValueError("cluster: no machines; add a group with count >= 1")
+    pools = {group.pool for group in groups}
+    if Pool.MIXED not in pools and pools != {Pool.PROMPT, Pool.TOKEN}:
+        lacks = "token" if Pool.PROMPT in pools else "prompt"
+        raise ValueError(f"cluster: no {lacks} machine and no mixed one; add a {lacks} group")
+    for group in groups:
+        if group.count < 0:
+            raise ValueError(f"cluster: {group.name} has count {group.count}; it must be >= 0")
+        if group.times.kv_capacity_tokens <= 0:
+            raise ValueError(f"cluster: the model does not fit {group.name}; use more memory")
+
+
+def new_state(requests: Load, groups: Sequence[MachineGroup], options: Options) -> st.State:
+    """All arrays of a simulation at time 0."""
+    machines = new_machines(groups)
+    home = np.repeat([int(group.pool) for group in groups], [group.count for group in groups])
+    capacity = np.repeat(
+        [group.times.kv_capacity_tokens for group in groups], [group.count for group in groups]
+    )
+    table = new_requests(requests, int(capacity.max()))
+    shape = (len(machines), st.MAX_SLOTS)
+    count = len(table)
+    span_s = max(float(requests.arrival_s[-1]), 1.0)
+    longest = int(table["prompt_tokens"].max()) + options.batch_tokens + st.MAX_SLOTS
+    return st.State(
+        new_cluster(home.astype(np.int8), capacity.astype(np.int64)),
+        new_kinds(groups, longest + 1),
+        new_rules(options, span_s),
+        machines,
+        table,
+        np.zeros(shape, dtype=np.int32),
+        np.zeros(shape, dtype=np.int64),
+        np.zeros(shape),
+        np.zeros(shape),
+        np.zeros((len(machines), st.OCCUPANCY_BINS)),
+        np.zeros(st.MAX_SLOTS, dtype=np.int64),
+        np.zeros(st.MAX_SLOTS),
+        new_ranking(len(machines)),
+        st.Transfers(
+            np.zeros(1, dtype=np.int64), np.zeros(count + 1), np.zeros(count + 1, dtype=np.int32)
+        ),
+        new_log(options.timeline_segments),
+    )
+
+
+def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
+    """Idle machines, group by group."""
+    machines = np.zeros(sum(group.count for group in groups), dtype=st.MACHINE)
+    machines["kind"] = np.repeat(np.arange(len(groups)), [group.count for group in groups])
+    machines["running"] = st.IDLE
+    for queue in ("queue", "ready", "inbound"):
+        machines[f"{queue}_head"] = st.NONE
+        machines[f"{queue}_tail"] = st.NONE
+    machines["batch_head"] = st.NONE
+    return machines
+
+
+def new_requests(requests: Load, capacity_tokens: int) -> NDArray[np.void]:
+    """Requests that have not arrived; those no machine can ever hold are rejected."""
+    table = np.zeros(len(requests.arrival_s), dtype=st.REQUEST)
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        table[name] = getattr(requests, name)
+    for name in st.REQUEST.names or ():
+        if name.endswith("_s") and name != "arrival_s":
+            table[name] = np.nan
+    table["prompt_machine"] = st.NONE
+    table["token_machine"] = st.NONE
+    table["status"] = Status.RUNNING
+    is_large = table["prompt_tokens"] + table["output_tokens"] > capacity_tokens
+    table["status"][is_large] = Status.REJECTED
+    table["reason"][is_large] = Reason.TOO_LARGE
+    return table
+
+
+def new_kinds(groups: Sequence[MachineGroup], longest: int) -> st.Kinds:
+    """Look-up tables of every group's machine kind, for iterations of up to ``longest`` tokens."""
+    tokens = np.arange(longest)
+
+    def rows(values: Callable[[Any], Any], dtype: Any = np.float64) -> NDArray[Any]:
+        return np.array([values(group.times) for group in groups], dtype=dtype)
+
+    return st.Kinds(
+        rows(lambda times: times.prompt_time_s(tokens)),
+        rows(lambda times: np.broadcast_to(times.prompt_watts_at(tokens), tokens.shape)),
+        rows(lambda times: times.decode_s),
+        rows(lambda times: times.decode_s_per_context_token),
+        rows(lambda times: np.full(st.MAX_SLOTS + 1, times.decode_watts)),
+        rows(lambda times: times.idle_watts),
+        rows(lambda times: times.mixed_factor),
+        rows(lambda times: times.kv_bytes_per_token),
+        rows(lambda times: times.layers, np.int64),
+        np.array([group.link_bytes_per_s for group in groups], dtype=np.float64),
+    )
+
+
+def new_rules(options: Options, span_s: float) -> st.Rules:
+    """The options that compiled code reads."""
+    return st.Rules(
+        options.queue_threshold_tokens,
+        options.batch_tokens,
+        options.batch_requests,
+        options.max_preemptions,
+        options.change_roles,
+        options.chunk_prompts,
+        options.overlap,
+        options.share_links,
+        options.overlap_from_tokens,
+        options.link_latency_s,
+        options.retry_s,
+        span_s / SAMPLES,
+    )
+
+
+def new_log(segments: int) -> st.Log:
+    """Room for ``segments`` timeline segments, and for samples of twice the load's span."""
+    samples = 2 * SAMPLES
+    return st.Log(
+        np.zeros(2, dtype=np.int64),
+        np.zeros(segments, dtype=np.int32),
+        np.zeros(segments),
+        np.zeros(segments),
+        np.zeros(segments, dtype=np.int8),
+        np.zeros(segments, dtype=np.int32),
+        np.zeros(segments, dtype=np.int32),
+        np.zeros(segments, dtype=np.int64),
+        np.zeros(samples),
+        np.zeros(samples, dtype=np.int64),
+        np.zeros(samples, dtype=np.int64),
+        np.zeros((samples, 3), dtype=np.int64),
+        np.zeros(samples, dtype=np.int64),
+    )
+
+
+def result_of(state: st.State, groups: Sequence[MachineGroup]) -> Result:
+    """The arrays of a finished simulation, by their public names."""
+    table = state.requests
+    machines = state.machines
+    log = state.log
+    table["status"][~np.isnan(table["finish_s"])] = Status.FINISHED
+    ends = table["finish_s"][~np.isnan(table["finish_s"])]
+    end_s = float(ends.max()) if len(ends) else float(table["arrival_s"][-1])
+    idle_s = end_s - machines["busy_s"]
+    energy = machines["energy_joules"] + idle_s * state.kinds.idle_watts[machines["kind"]]
+    segments, samples = log.written
+    per_request = {name: table[name].copy() for name in PER_REQUEST}
+    per_machine = {name: machines[name].copy() for name in PER_MACHINE}
+    return Result(
+        **per_request,
+        **per_machine,
+        machine_kind=tuple(groups[kind].name for kind in machines["kind"]),
+        home_pool=state.cluster.home,
+        energy_joules=energy,
+        role_changes=state.cluster.role_changes,
+        peak_kv_tokens=machines["peak_memory_tokens"].copy(),
+        kv_capacity_tokens=state.cluster.kv_capacity_tokens,
+        occupancy_s=state.occupancy_s,
+        sample_s=log.sample_s[:samples],
+        waiting_prompts=log.waiting_prompts[:samples],
+        running_decodes=log.running_decodes[:samples],
+        pool_sizes=log.pool_sizes[:samples],
+        kv_tokens=log.kv_tokens[:samples],
+        segments=Segments(
+            log.machine[:segments],
+            log.start_s[:segments],
+            log.end_s[:segments],
+            log.kind[:segments],
+            log.prompts[:segments],
+            log.decodes[:segments],
+            log.iterations[:segments],
+        ),
+        end_s=end_s,
+    )

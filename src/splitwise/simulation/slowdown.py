@@ -1,0 +1,132 @@
+"""Every request against the same request alone on a reference machine, and the SLOs on that.
+
+1. ``slowdowns`` divides TTFT, TBT and end-to-end time by what they are alone.
+2. ``check_slos`` sets percentiles of these against limits; ``PAPER_SLOS`` are the paper's nine.
+
+A request that never got what is measured (rejected, or still running at the end) counts as
+infinitely slow, so that a cluster cannot meet an SLO by turning requests away.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitwise.simulation.result import Result
+
+Floats = NDArray[np.float64]
+Metric = Literal["ttft", "tbt", "e2e"]
+
+
+class SummaryError(ValueError):
+    """The result cannot be summed up as asked."""
+
+
+class Reference(Protocol):
+    """What a request alone is measured against, such as ``hardware.IterationTimes``."""
+
+    def prompt_time_s(self, tokens: NDArray[np.int64], /) -> Floats:
+        """Seconds of iterations with that many prompt tokens, of the shape of ``tokens``."""
+
+    def decode_time_s(self, batch: int, context_tokens: int, /) -> float:
+        """Seconds of a decode iteration."""
+
+
+@dataclass(frozen=True)
+class Slo:
+    """At most ``limit`` times the time alone, at this percentile of the requests."""
+
+    metric: Metric
+    percentile: int
+    limit: float
+
+
+PAPER_SLOS: Final = (
+    *(Slo("ttft", 50, 2.0), Slo("ttft", 90, 3.0), Slo("ttft", 99, 6.0)),
+    *(Slo("tbt", 50, 1.25), Slo("tbt", 90, 1.5), Slo("tbt", 99, 5.0)),
+    *(Slo("e2e", 50, 1.25), Slo("e2e", 90, 1.5), Slo("e2e", 99, 5.0)),
+)
+"""Splitwise (ISCA 2024), section V: all nine must hold."""
+
+
+@dataclass(frozen=True)
+class SloCheck:
+    """An SLO and the slowdown that was reached; nan, and met, where no request is concerned."""
+
+    metric: Metric
+    percentile: int
+    limit: float
+    value: float
+    is_met: bool
+
+
+@dataclass(frozen=True)
+class Slowdowns:
+    """Times against those alone, one entry a request; TBT is nan for requests of one token."""
+
+    ttft: Floats
+    tbt: Floats
+    e2e: Floats
+
+
+def slowdowns(result: Result, reference: Reference) -> Slowdowns:
+    """Every request against itself alone; infinite where the answer is missing.
+
+    Alone, the first token takes the prompt's iteration and every further one a decode iteration
+    of one request whose context is the prompt.
+    """
+    alone_ttft_s = reference.prompt_time_s(result.prompt_tokens)
+    contexts, which = np.unique(result.prompt_tokens, return_inverse=True)
+    alone_tbt_s = np.array([reference.decode_time_s(1, int(one)) for one in contexts])[which]
+    for name, times_s in (("prompt_time_s", alone_ttft_s), ("decode_time_s", alone_tbt_s)):
+        if not (times_s > 0).all():
+            raise SummaryError(
+                f"reference: {name} gave {np.min(times_s)}; every time must be above 0"
+            )
+    alone_e2e_s = alone_ttft_s + alone_tbt_s * (result.output_tokens - 1)
+    tbt = np.where(result.output_tokens > 1, _missing_is_inf(result.tbt_s / alone_tbt_s), np.nan)
+    return Slowdowns(
+        _missing_is_inf(result.ttft_s / alone_ttft_s),
+        tbt,
+        _missing_is_inf(result.e2e_s / alone_e2e_s),
+    )
+
+
+def _missing_is_inf(values: Floats) -> Floats:
+    return np.where(np.isnan(values), np.inf, values)
+
+
+def check_slos(slowdown: Slowdowns, slos: Sequence[Slo]) -> tuple[SloCheck, ...]:
+    """Every SLO with the slowdown reached at its percentile."""
+
+    def check(slo: Slo) -> SloCheck:
+        values = present(getattr(slowdown, slo.metric))
+        value = percentile(values, slo.percentile)
+        is_met = len(values) == 0 or value <= slo.limit
+        return SloCheck(slo.metric, slo.percentile, slo.limit, value, is_met)
+
+    return tuple(check(slo) for slo in slos)
+
+
+def percentile(values: Floats, percent: float) -> float:
+    """A percentile, linear between values, of values that may be infinite; nan of none.
+
+    numpy's own is nan next to an infinite value.
+    """
+    if len(values) == 0:
+        return float("nan")
+    position = (len(values) - 1) * percent / 100
+    low, high = math.floor(position), math.ceil(position)
+    ordered = np.partition(values, (low, high))
+    below, above = float(ordered[low]), float(ordered[high])
+    if below == above or low == high:
+        return below
+    return below + (above - below) * (position - low)
+
+
+def present(values: Floats) -> Floats:
+    """The values that are not nan."""
+    return values[~np.isnan(values)]

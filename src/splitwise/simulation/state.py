@@ -1,0 +1,169 @@
+"""Everything the event loop reads and writes: records a machine and a request, slots, events.
+
+Arrays only. A machine's decodes lie in its row of ``slot_*``: the first ``active`` of ``started``
+slots take part in the running iteration, the others were preempted by prompts and keep their
+cache. ``slot_finish`` is the number of the machine iteration that makes the slot's last token.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitwise.scheduling.placement import Cluster
+from splitwise.scheduling.ranking import Ranking
+
+NONE: Final = -1
+MAX_SLOTS: Final = 512
+OCCUPANCY_BINS: Final = MAX_SLOTS + 2
+
+IDLE: Final = -1
+PROMPT: Final = 0
+DECODE: Final = 1
+MIXED: Final = 2
+
+MACHINE = np.dtype(
+    [
+        ("kind", np.int32),
+        ("running", np.int32),  # IDLE, PROMPT, DECODE or MIXED
+        ("queue_head", np.int32),  # prompts, first come, first served
+        ("queue_tail", np.int32),
+        ("batch_head", np.int32),  # prompts of the running iteration
+        ("batch_prompts", np.int32),
+        ("batch_tokens", np.int64),
+        ("chunk_tokens", np.int64),  # of the queue's head, when prompts are chunked
+        ("ready_head", np.int32),  # decodes that have no slot yet
+        ("ready_tail", np.int32),
+        ("inbound_head", np.int32),  # transfers that wait for room here
+        ("inbound_tail", np.int32),
+        ("started", np.int32),
+        ("active", np.int32),
+        ("iteration", np.int64),  # decode iterations ended so far
+        ("next_finish", np.int64),
+        ("start_s", np.float64),
+        ("iterations", np.int64),  # of the running segment
+        ("first_s", np.float64),  # time of the segment's first iteration
+        ("growth_s", np.float64),  # what each further iteration adds to that
+        ("is_cut", np.bool_),
+        ("context_tokens", np.int64),  # cache of the active slots
+        ("memory_tokens", np.int64),  # cache really in use
+        ("peak_memory_tokens", np.int64),
+        ("busy_s", np.float64),
+        ("prompt_busy_s", np.float64),
+        ("decode_busy_s", np.float64),
+        ("mixed_busy_s", np.float64),
+        ("energy_joules", np.float64),
+        ("prompt_tokens_done", np.int64),
+        ("tokens_out", np.int64),
+        ("egress_free_s", np.float64),
+        ("ingress_free_s", np.float64),
+    ],
+    align=True,
+)
+
+REQUEST = np.dtype(
+    [
+        ("arrival_s", np.float64),
+        ("prompt_tokens", np.int64),
+        ("output_tokens", np.int64),
+        ("done_tokens", np.int64),  # of the prompt, when it is chunked
+        ("next", np.int32),  # in whichever queue holds the request
+        ("prompt_machine", np.int32),
+        ("token_machine", np.int32),
+        ("preemptions", np.int32),
+        ("skips", np.int32),  # iterations in a row that went without this decode
+        ("status", np.int8),
+        ("reason", np.int8),
+        ("prompt_start_s", np.float64),
+        ("prompt_part_s", np.float64),  # time of the iteration that ended the prompt
+        ("first_token_s", np.float64),
+        ("transfer_start_s", np.float64),
+        ("transfer_end_s", np.float64),
+        ("decode_start_s", np.float64),
+        ("finish_s", np.float64),
+        ("max_tbt_s", np.float64),
+    ],
+    align=True,
+)
+
+
+class Kinds(NamedTuple):
+    """What the machine kinds can do; row k is kind k.
+
+    ``prompt_s`` and ``prompt_watts`` are looked up by the tokens of an iteration, ``decode_s`` and
+    ``context_s`` (a token of context) by its decodes.
+    """
+
+    prompt_s: NDArray[np.float64]
+    prompt_watts: NDArray[np.float64]
+    decode_s: NDArray[np.float64]
+    context_s: NDArray[np.float64]
+    decode_watts: NDArray[np.float64]
+    idle_watts: NDArray[np.float64]
+    mixed_factor: NDArray[np.float64]
+    kv_bytes_per_token: NDArray[np.float64]
+    layers: NDArray[np.int64]
+    link_bytes_per_s: NDArray[np.float64]
+
+
+class Rules(NamedTuple):
+    """The numbers of ``simulate.Options`` that compiled code reads."""
+
+    queue_threshold_tokens: int
+    batch_tokens: int
+    batch_requests: int
+    max_preemptions: int
+    change_roles: bool
+    chunk_prompts: bool
+    overlap: bool
+    share_links: bool
+    overlap_from_tokens: int
+    link_latency_s: float
+    retry_s: float
+    sample_every_s: float
+
+
+class Transfers(NamedTuple):
+    """A binary heap of what happens on links: ``size[0]`` entries, the earliest at index 0."""
+
+    size: NDArray[np.int64]
+    time_s: NDArray[np.float64]
+    request: NDArray[np.int32]
+
+
+class Log(NamedTuple):
+    """What the timeline shows; ``written`` holds the segments and the samples written so far."""
+
+    written: NDArray[np.int64]
+    machine: NDArray[np.int32]
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    kind: NDArray[np.int8]
+    prompts: NDArray[np.int32]
+    decodes: NDArray[np.int32]
+    iterations: NDArray[np.int64]
+    sample_s: NDArray[np.float64]
+    waiting_prompts: NDArray[np.int64]
+    running_decodes: NDArray[np.int64]
+    pool_sizes: NDArray[np.int64]
+    kv_tokens: NDArray[np.int64]
+
+
+class State(NamedTuple):
+    """One simulation."""
+
+    cluster: Cluster
+    kinds: Kinds
+    rules: Rules
+    machines: NDArray[np.void]
+    requests: NDArray[np.void]
+    slot_request: NDArray[np.int32]
+    slot_finish: NDArray[np.int64]
+    slot_last_s: NDArray[np.float64]
+    slot_gap_s: NDArray[np.float64]
+    occupancy_s: NDArray[np.float64]
+    order: NDArray[np.int64]
+    scratch: NDArray[np.float64]
+    ends: Ranking
+    transfers: Transfers
+    log: Log
