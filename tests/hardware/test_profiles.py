@@ -61,6 +61,11 @@ def test_published_decodes_are_looked_up_on_the_prompt_axis() -> None:
     assert times.decode_time_s(64, 50_000) == pytest.approx(0.04756)
 
 
+def test_published_links_are_all_alike() -> None:
+    times = load_profile("published-2024", "dgx-h100", "bloom-176b")
+    assert (times.link_bytes_per_s, times.link_latency_s) == (200 * 2**30, 0)
+
+
 def test_capped_machine_is_slower_at_prompts_alone() -> None:
     free = load_profile("measured", "dgx-h100", "bloom-176b")
     capped = load_profile("measured", "dgx-h100-capped", "bloom-176b")

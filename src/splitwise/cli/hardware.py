@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,7 @@ Prices = Annotated[str, typer.Option(help="Set of prices and power: paper or plo
 SHOWN_PROMPTS = (128, 512, 1024, 2048, 4096, 8192)
 SHOWN_DECODES = (1, 8, 16, 32, 64, 128)
 SHOWN_CONTEXT = 1024
+CHECKED = ["efficiency", "machine", "model", "what", "median_ratio", "worst_error"]
 LISTED = ["machine", "model", "gpus", "kv_capacity_tokens", "provisioned_watts", "dollars_per_hour"]
 
 
@@ -109,7 +111,10 @@ def check(
 
     if file is None:
         note = "predicted / measured; fitted: on the A100 points alone, so H100 is unseen"
-        _print_rows([asdict(error) for error in roofline_errors()], note, as_json)
+        rows = [asdict(error) for error in roofline_errors()]
+        if not as_json:
+            rows = [{name: row[name] for name in CHECKED} for row in rows]
+        _print_rows(rows, note, as_json)
         return
     try:
         contents = profile_contents(file)
@@ -149,10 +154,11 @@ def _print_rows(rows: list[dict[str, Any]], caption: str, as_json: bool) -> None
     if as_json:
         typer.echo(json.dumps({"source": caption, "rows": rows}, indent=2))
         return
-    table = Table(caption=caption, caption_justify="left")
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name, value in rows[0].items():
         heading = name.replace("_", " ")
-        table.add_column(heading, justify="left" if isinstance(value, str) else "right")
+        is_text = isinstance(value, str)
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=name == "machine")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table)

@@ -75,8 +75,34 @@ def gpu_named(name: str) -> Gpu:
     return GPUS[name]
 
 
-def parse_machine(text: str) -> tuple[int, Gpu, float | None]:
-    """GPUs, their kind and the machine's dollars an hour, from ``8xh100`` or ``8xh200@32.5``.
+@dataclass(frozen=True)
+class GpuMachine:
+    """A machine of ``gpus`` equal GPUs; without ``dollars_per_hour``, at the GPUs' known price."""
+
+    gpus: int
+    kind: str
+    dollars_per_hour: float | None = None
+
+    @property
+    def gpu(self) -> Gpu:
+        """The data sheet of one of its GPUs."""
+        return gpu_named(self.kind)
+
+    @property
+    def price(self) -> float:
+        """Dollars an hour of the whole machine; HardwareError where nobody named a price."""
+        if self.dollars_per_hour is not None:
+            return self.dollars_per_hour
+        if self.gpu.dollars_per_hour is None:
+            raise HardwareError(
+                f"dollars_per_hour: no price of {self.kind} is known; add yours to the machine, "
+                f"as in {self.gpus}x{self.kind}@32"
+            )
+        return self.gpus * self.gpu.dollars_per_hour
+
+
+def parse_machine(text: str) -> GpuMachine:
+    """The machine that ``8xh100`` or, with dollars an hour, ``8xh200@32.5`` means.
 
     Raises:
         HardwareError: another form, or an unknown GPU.
@@ -86,4 +112,5 @@ def parse_machine(text: str) -> tuple[int, Gpu, float | None]:
         raise HardwareError(
             f"machine {text!r}: write GPUsxKIND[@DOLLARS_PER_HOUR], such as 8xh100 or 8xh200@32"
         )
-    return int(match[1]), gpu_named(match[2]), float(match[3]) if match[3] else None
+    gpu_named(match[2])
+    return GpuMachine(int(match[1]), match[2], float(match[3]) if match[3] else None)

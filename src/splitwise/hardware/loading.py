@@ -33,6 +33,8 @@ from splitwise.hardware.roofline import roofline_times
 
 BUILT_IN: Final = Path(__file__).parent / "profiles" / "splitwise-2024.json"
 PUBLISHED: Final = "published-2024"
+PUBLISHED_LINK_BYTES_PER_S: Final = 200.0 * 2**30
+"""Between any two machines, without latency, in the authors' public simulator."""
 ROOFLINE: Final = "roofline"
 PREDICTED: Final = "aiconfigurator"
 
@@ -58,10 +60,7 @@ def load_profile(
         HardwareError: no such profile, machine, model or prices, or too few points.
     """
     if profile == ROOFLINE:
-        gpus, gpu, dollars_per_hour = parse_machine(machine)
-        return roofline_times(
-            read_model_shape(Path(model)), gpu, gpus, dollars_per_hour=dollars_per_hour
-        )
+        return roofline_times(read_model_shape(Path(model)), parse_machine(machine))
     if profile == PREDICTED:
         return predicted_times(machine, Path(model))
     content, rule = _open(profile)
@@ -114,6 +113,7 @@ def _times(
     gpus_watts = kind.gpus * kind.gpu_watts
     cap_watts = kind.gpus * (kind.gpu_cap_watts or kind.gpu_watts)
     free_bytes = kind.gpus * kind.gpu_memory_bytes - sizes.weights_bytes
+    is_published = rule == PUBLISHED
     return IterationTimes(
         prompt_tokens=curves.prompt_tokens,
         prompt_s=curves.prompt_s * kind.prompt_time_factor,
@@ -130,8 +130,8 @@ def _times(
         provisioned_watts=price.provisioned_watts,
         dollars_per_hour=price.dollars_per_hour,
         gpus=kind.gpus,
-        link_bytes_per_s=kind.link_bytes_per_s,
-        link_latency_s=kind.link_latency_s,
+        link_bytes_per_s=PUBLISHED_LINK_BYTES_PER_S if is_published else kind.link_bytes_per_s,
+        link_latency_s=0.0 if is_published else kind.link_latency_s,
     )
 
 
@@ -140,9 +140,8 @@ def _open(profile: str | Path) -> tuple[ProfileFile, str]:
         return _built_in(), str(profile)
     path = Path(profile)
     if not path.exists():
-        raise HardwareError(
-            f"profile {str(profile)!r}: neither a file nor one of {', '.join([*RULES, ROOFLINE, PREDICTED])}"
-        )
+        names = ", ".join([*RULES, ROOFLINE, PREDICTED])
+        raise HardwareError(f"profile {str(profile)!r}: neither a file nor one of {names}")
     content = read_profile_file(path)
     if content.rule not in RULES:
         raise HardwareError(f"{path}: rule is {content.rule!r}; choose from {', '.join(RULES)}")

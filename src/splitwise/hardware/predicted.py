@@ -33,14 +33,16 @@ def predicted_times(machine: str, model: Path) -> IterationTimes:
     Raises:
         HardwareError: the library is missing, or knows no such GPU or model.
     """
-    gpus, gpu, dollars_per_hour = parse_machine(machine)
-    base = roofline_times(read_model_shape(model), gpu, gpus, dollars_per_hour=dollars_per_hour)
+    wanted = parse_machine(machine)
+    base = roofline_times(read_model_shape(model), wanted)
     folder = model if model.is_dir() else model.parent
-    system = SYSTEMS[machine.partition("x")[2].partition("@")[0]]
     handle_kind = _library().EngineHandle
     try:
-        handle = handle_kind.compile(str(folder), system, BACKEND, tp_size=gpus)
+        handle = handle_kind.compile(
+            str(folder), SYSTEMS[wanted.kind], BACKEND, tp_size=wanted.gpus
+        )
         prompt_s, decode_s, slope = _curves(handle)
+    # Another's library documents no errors: each becomes ours, with its words.
     except Exception as error:
         raise HardwareError(
             f"{machine} with {folder}: aiconfigurator-core says {error}; use profile roofline"

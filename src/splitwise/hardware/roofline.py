@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from splitwise.hardware.errors import HardwareError
-from splitwise.hardware.gpus import Gpu
+from splitwise.hardware.gpus import Gpu, GpuMachine
 from splitwise.hardware.iteration_times import MAX_DECODES, MIXED_FACTOR, Floats, IterationTimes
 from splitwise.hardware.links import link_of
 from splitwise.hardware.model_shape import ModelShape
@@ -82,16 +82,15 @@ def decode_seconds(shape: ModelShape, gpu: Gpu, gpus: int, batch: Floats) -> Flo
 
 def roofline_times(
     shape: ModelShape,
-    gpu: Gpu,
-    gpus: int = 8,
+    machine: GpuMachine,
     efficiency: Efficiency = USUAL,
-    dollars_per_hour: float | None = None,
 ) -> IterationTimes:
-    """Times of a machine of ``gpus`` equal GPUs, the model split over all of them.
+    """Times of a machine with the model split over all its GPUs.
 
     Raises:
         HardwareError: no price is known, or the weights leave no memory.
     """
+    gpu, gpus = machine.gpu, machine.gpus
     overhead_s = shape.layers * efficiency.layer_overhead_s
     compute_s, memory_s, nvlink_s = prompt_seconds(shape, gpu, gpus, PROMPT_KNOTS)
     prompt_s = np.maximum(compute_s / efficiency.compute, memory_s / efficiency.memory)
@@ -118,19 +117,8 @@ def roofline_times(
         decode_watts=watts * DECODE_FRACTION,
         idle_watts=watts * IDLE_FRACTION,
         provisioned_watts=watts,
-        dollars_per_hour=_price(gpu, gpus, dollars_per_hour),
+        dollars_per_hour=machine.price,
         gpus=gpus,
         link_bytes_per_s=link.bytes_per_s,
         link_latency_s=link.latency_s,
     )
-
-
-def _price(gpu: Gpu, gpus: int, dollars_per_hour: float | None) -> float:
-    if dollars_per_hour is not None:
-        return dollars_per_hour
-    if gpu.dollars_per_hour is None:
-        raise HardwareError(
-            f"dollars_per_hour: no price is known for this GPU ({gpu.source}); add yours to the "
-            "machine, as in 8xh200@32"
-        )
-    return gpus * gpu.dollars_per_hour

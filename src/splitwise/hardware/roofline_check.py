@@ -58,6 +58,8 @@ MACHINES: Final = {"dgx-a100": "a100", "dgx-h100": "h100"}
 class RooflineError:
     """Predicted against measured times of one machine and model, over ``points`` points.
 
+    ``what`` is decodes, or prompts of up to or over so many tokens together.
+
     ``median_ratio`` is predicted / measured: under 1 is too fast. ``median_error`` and
     ``worst_error`` are |ratio - 1|.
     """
@@ -121,7 +123,7 @@ def roofline_errors() -> list[RooflineError]:
     for model, shape in SHAPES.items():
         by_machine = {machine: points_of(contents, machine, model) for machine in MACHINES}
         fitted = fit_efficiency(shape, GPUS["a100"], 8, by_machine["dgx-a100"])
-        for name, efficiency in (("assumed", USUAL), ("fitted to A100", fitted)):
+        for name, efficiency in (("assumed", USUAL), ("fitted", fitted)):
             for machine, points in by_machine.items():
                 predicted = predict(shape, GPUS[MACHINES[machine]], 8, efficiency, points)
                 errors += _errors(name, machine, model, points, predicted)
@@ -140,8 +142,8 @@ def _errors(
     )
     is_small = np.array([point.prompt_tokens * point.batch <= BATCH_TOKENS for point in points])
     kinds = {
-        f"prompts to {BATCH_TOKENS} tokens": prompt_ratio[is_small],
-        f"prompts over {BATCH_TOKENS} tokens": prompt_ratio[~is_small],
+        f"prompts <= {BATCH_TOKENS}": prompt_ratio[is_small],
+        f"prompts > {BATCH_TOKENS}": prompt_ratio[~is_small],
         "decodes": token_ratio,
     }
     return [
