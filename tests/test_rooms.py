@@ -64,8 +64,11 @@ def test_import_is_light() -> None:
     """The core must start fast: no torch, transformers or numba until a command needs them."""
     code = (
         "import sys, splitwise, splitwise.scheduling.routing, splitwise.engine.base, "
-        "splitwise.engine.model_files, splitwise.transfer, splitwise.cli.main;"
-        "print([m for m in ('torch', 'transformers', 'numba', 'ray') if m in sys.modules])"
+        "splitwise.engine.model_files, splitwise.transfer, splitwise.cli.main, "
+        "splitwise.hardware, splitwise.workload, splitwise.simulation.report, "
+        "splitwise.simulation.table_files;"
+        "heavy = ('torch', 'transformers', 'numba', 'ray', 'matplotlib', 'pyarrow');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -1,0 +1,84 @@
+"""The compiled simulator against the slow, obvious one, on random small clusters and loads."""
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference_simulator import ReferenceSimulator
+from toy_cluster import Load, times
+
+from splitwise.scheduling.pools import Pool
+from splitwise.simulation.simulate import MachineGroup, Options, simulate
+
+groups = st.builds(
+    lambda prompts, tokens, mixed, capacity, context: [
+        MachineGroup("m", times(0.0011, 0.037, context, capacity), pool, count, 3.3e6)
+        for pool, count in ((Pool.PROMPT, prompts), (Pool.TOKEN, tokens), (Pool.MIXED, mixed))
+        if count
+    ],
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.sampled_from([900, 2_500, 50_000]),
+    st.sampled_from([0.0, 1.3e-6]),
+)
+only_mixed = st.builds(
+    lambda count, capacity: [
+        MachineGroup("m", times(0.0011, 0.037, 0, capacity), Pool.MIXED, count, 1e9)
+    ],
+    st.integers(1, 3),
+    st.sampled_from([900, 50_000]),
+)
+options = st.builds(
+    Options,
+    queue_threshold_tokens=st.sampled_from([300, 8192]),
+    batch_tokens=st.sampled_from([200, 512, 2048]),
+    batch_requests=st.sampled_from([3, 512]),
+    max_preemptions=st.sampled_from([0, 1, 4]),
+    change_roles=st.booleans(),
+    chunk_prompts=st.booleans(),
+    overlap=st.booleans(),
+    overlap_from_tokens=st.sampled_from([1, 300]),
+    share_links=st.booleans(),
+    link_latency_s=st.sampled_from([0.0, 0.0123]),
+)
+
+
+def random_load(seed: int, count: int, rate_per_s: float) -> Load:
+    draw = np.random.default_rng(seed)
+    return Load(
+        np.cumsum(draw.exponential(1 / rate_per_s, count)),
+        draw.integers(1, 700, count),
+        draw.integers(1, 60, count),
+    )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.one_of(groups, only_mixed),
+    options,
+    st.integers(0, 10_000),
+    st.integers(1, 60),
+    st.sampled_from([0.5, 3.0, 20.0]),
+)
+def test_agrees_to_rounding(
+    cluster: list[MachineGroup], rules: Options, seed: int, count: int, rate_per_s: float
+) -> None:
+    load = random_load(seed, count, rate_per_s)
+    fast = simulate(load, cluster, rules)
+    slow = ReferenceSimulator(load, cluster, rules).run()
+    for name, values in (
+        ("prompt_machine", [r.at for r in slow]),
+        ("token_machine", [r.to for r in slow]),
+        ("preemptions", [r.preemptions for r in slow]),
+    ):
+        np.testing.assert_array_equal(getattr(fast, name), values, err_msg=name)
+    for name, times_s in (
+        ("prompt_start_s", [r.started_s for r in slow]),
+        ("first_token_s", [r.first_s for r in slow]),
+        ("transfer_end_s", [r.arrived_s for r in slow]),
+        ("finish_s", [r.finish_s for r in slow]),
+        ("max_tbt_s", [r.gap_s if r.output > 1 else np.nan for r in slow]),
+    ):
+        wanted = np.where(np.isnan([r.finish_s for r in slow]), np.nan, times_s)
+        got = np.where(np.isnan(fast.finish_s), np.nan, getattr(fast, name))
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, err_msg=name)
