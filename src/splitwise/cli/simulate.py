@@ -64,20 +64,21 @@ def simulate(
 
     try:
         load = open_source(source, rate, duration, seed)
+        groups = [
+            *_groups(prompt or (), Pool.PROMPT, model, profile, prices),
+            *_groups(token or (), Pool.TOKEN, model, profile, prices),
+            *_groups(mixed or (), Pool.MIXED, model, profile, prices),
+        ]
         base = _rules(rules)
         options = replace(
             base,
             chunk_prompts=chunk_prompts,
             change_roles=change_roles,
             overlap=base.overlap and overlap,
+            link_latency_s=max((group.times.link_latency_s for group in groups), default=0.0),
             batch_tokens=batch_tokens or base.batch_tokens,
             timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
         )
-        groups = [
-            *_groups(prompt or (), Pool.PROMPT, model, profile, prices),
-            *_groups(token or (), Pool.TOKEN, model, profile, prices),
-            *_groups(mixed or (), Pool.MIXED, model, profile, prices),
-        ]
         result = _run(load, groups, options)
         summary = summarise(result, load_profile(profile, reference, model), warmup_s=warmup)
         _write(result, summary, source, html, timeline, requests_table, machines_table)
