@@ -63,6 +63,14 @@ def test_a_mixed_cluster_uses_the_least_pending_machine_for_both() -> None:
     assert place(c, 1000, 1100, 8192, True) == (1, 1)
 
 
+def test_what_never_fits_the_chosen_machines_goes_to_the_roomiest() -> None:
+    home = np.array([Pool.MIXED, Pool.MIXED], dtype=np.int8)
+    c = new_cluster(home, np.array([1_000, 5_000]))
+    load(c, 1, pending=900)
+    assert place(c, 1500, 1600, 8192, True) == (1, 1)
+    assert place(c, 500, 600, 8192, True) == (0, 0)
+
+
 def test_nobody_up() -> None:
     c = cluster("PT")
     c.up[:] = False

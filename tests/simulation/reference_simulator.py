@@ -118,11 +118,7 @@ class ReferenceSimulator:
             r.preemptions += 1
             r.skips += 1
         while m.active < left and len(m.started) < 512 and m.ready:
-            r = m.ready[0]
-            if not self.room(m, r.output - 1):
-                break
-            m.memory += r.output - 1
-            m.ready.pop(0)
+            r = m.ready.pop(0)
             self.cluster.waiting[m.index] -= 1
             m.started.append(r)
             m.active += 1
@@ -161,7 +157,8 @@ class ReferenceSimulator:
             r = m.prompts[0]
             alone = not m.batch and aged == 0 and not o.chunk_prompts
             need = r.prompt - r.done
-            if r.done == 0 and not self.room(m, r.prompt + 1):
+            memory = r.prompt + (r.output if r.to == r.at else 1)
+            if r.done == 0 and not self.room(m, memory):
                 break
             if need > left and not alone:
                 if not (o.chunk_prompts and left > 0):
@@ -169,7 +166,7 @@ class ReferenceSimulator:
                 m.chunk = left
             if r.done == 0:
                 r.started_s = now
-                m.memory += r.prompt + 1
+                m.memory += memory
             if m.chunk:
                 return tokens + left
             left -= need
@@ -217,10 +214,10 @@ class ReferenceSimulator:
 
     def send(self, r: Request, now: float, early: bool) -> None:
         source, target = self.machines[r.at], self.machines[r.to]
-        if not self.room(target, r.prompt + 1):
+        if not self.room(target, r.prompt + r.output):
             target.inbound.append(r)
             return
-        target.memory += r.prompt + 1
+        target.memory += r.prompt + r.output
         times = source.group.times
         rate = min(source.group.link_bytes_per_s, target.group.link_bytes_per_s)
         whole_s = r.prompt * times.kv_bytes_per_token / rate
@@ -248,5 +245,5 @@ class ReferenceSimulator:
         self.wake(target, now)
 
     def admit(self, m: Machine, now: float) -> None:
-        while m.inbound and self.room(m, m.inbound[0].prompt + 1):
+        while m.inbound and self.room(m, m.inbound[0].prompt + m.inbound[0].output):
             self.send(m.inbound.pop(0), now, False)

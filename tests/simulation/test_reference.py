@@ -9,16 +9,18 @@ from toy_cluster import Load, times
 from splitwise.scheduling.pools import Pool
 from splitwise.simulation.simulate import MachineGroup, Options, simulate
 
+POOLS = (Pool.PROMPT, Pool.TOKEN, Pool.MIXED)
+
 groups = st.builds(
-    lambda prompts, tokens, mixed, capacity, context: [
+    lambda prompts, tokens, mixed, capacities, context: [
         MachineGroup("m", times(0.0011, 0.037, context, capacity), pool, count, 3.3e6)
-        for pool, count in ((Pool.PROMPT, prompts), (Pool.TOKEN, tokens), (Pool.MIXED, mixed))
+        for pool, count, capacity in zip(POOLS, (prompts, tokens, mixed), capacities, strict=True)
         if count
     ],
     st.integers(1, 3),
     st.integers(1, 3),
     st.integers(0, 2),
-    st.sampled_from([900, 2_500, 50_000]),
+    st.tuples(*[st.sampled_from([500, 900, 2_500, 50_000])] * 3),
     st.sampled_from([0.0, 1.3e-6]),
 )
 only_mixed = st.builds(
@@ -52,7 +54,7 @@ def random_load(seed: int, count: int, rate_per_s: float) -> Load:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(groups, only_mixed),
     options,

@@ -9,6 +9,8 @@ The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public
 3. Refused everywhere, a machine of the opposite pool is pulled into the mixed pool. It keeps its
    home and returns (``go_home``) when it is wholly idle.
 4. Still nobody: one machine, the least pending of all, computes both phases.
+5. A request that can never fit the machines so chosen goes to the one with the most cache, else
+   it would block a queue for ever.
 
 A cluster whose machines all live in the mixed pool has no phases to split: the least pending
 machine computes both (the baseline).
@@ -141,6 +143,21 @@ def place(
     ``kv_tokens`` is the whole cache of the request, prompt and output. (NOBODY, NOBODY) if no
     machine is up.
     """
+    prompt, token = _choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
+    if prompt == NOBODY:
+        return NOBODY, NOBODY
+    capacity = cluster.kv_capacity_tokens
+    if prompt_tokens + 1 > capacity[prompt] or kv_tokens > capacity[token]:
+        prompt = roomiest(cluster)
+        token = prompt
+    return prompt, token
+
+
+@shared
+def _choose(
+    cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
+) -> tuple[int, int]:
+    """Steps 1 to 4."""
     prompt = first(cluster.prompt_by_pending)
     token = first(cluster.token_by_kv)
     if prompt == NOBODY and token == NOBODY:
@@ -177,4 +194,18 @@ def least_pending(cluster: Cluster) -> int:
             continue
         if best == NOBODY or cluster.pending_tokens[other] < cluster.pending_tokens[best]:
             best = other
+    return best
+
+
+@shared
+def roomiest(cluster: Cluster) -> int:
+    """The machine that is up and holds the most cache, the first of equals."""
+    best = NOBODY
+    for machine in range(len(cluster.up)):
+        if not cluster.up[machine]:
+            continue
+        if best == NOBODY or (
+            cluster.kv_capacity_tokens[machine] > cluster.kv_capacity_tokens[best]
+        ):
+            best = machine
     return best

@@ -69,17 +69,29 @@ def take_memory(state: Any, machine: int, tokens: int) -> None:
 
 
 @inlined
+def prompt_memory(one: Any) -> int:
+    """Cache a request takes on its prompt machine; all it will ever need if it stays there.
+
+    Taken at once, for two requests that each hold their prompt and wait for room for their
+    output would wait for ever.
+    """
+    if one.token_machine == one.prompt_machine:
+        return int(one.prompt_tokens + one.output_tokens)
+    return int(one.prompt_tokens + 1)
+
+
+@inlined
 def send(state: Any, request: int, now: float, early: bool) -> None:
     """Start a transfer, or let it wait for room; ``early``: layers left during the prompt."""
     one = state.requests[request]
     target = one.token_machine
-    if not has_room(state, target, one.prompt_tokens + 1):
+    if not has_room(state, target, one.prompt_tokens + one.output_tokens):
         if state.rules.retry_s > 0:
             push(state.transfers, now + state.rules.retry_s, request)
         else:
             append_inbound(state, target, request)
         return
-    take_memory(state, target, one.prompt_tokens + 1)
+    take_memory(state, target, one.prompt_tokens + one.output_tokens)
     source = state.machines[one.prompt_machine]
     to = state.machines[target]
     kinds = state.kinds
@@ -107,7 +119,8 @@ def admit_inbound(state: Any, machine: int, now: float) -> None:
     here = state.machines[machine]
     while here.inbound_head != NONE:
         request = here.inbound_head
-        if not has_room(state, machine, state.requests[request].prompt_tokens + 1):
+        one = state.requests[request]
+        if not has_room(state, machine, one.prompt_tokens + one.output_tokens):
             return
         here.inbound_head = state.requests[request].next
         send(state, request, now, False)

@@ -5,7 +5,7 @@ The life of a machine:
 1. ``kick``: something came into a queue. An idle machine starts; decodes that run on are cut at
    the next iteration boundary, so that the newcomer is looked at there.
 2. ``start``: prompts first, then decodes as far as the batch allows (those preempted most often
-   go before prompts), then newcomers from the ready queue as far as memory allows.
+   go before prompts), then newcomers from the ready queue.
 3. Iterations without a prompt differ only in their context, so all of them up to the next
    finish are one segment: iteration i takes ``first_s + i * growth_s``, summed in closed form.
 4. ``end``: tokens come out, finished requests free their cache, computed prompts leave for their
@@ -18,7 +18,7 @@ from typing import Any
 from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
-from splitwise.simulation.links import admit_inbound, has_room, send, take_memory
+from splitwise.simulation.links import admit_inbound, has_room, prompt_memory, send, take_memory
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
 from splitwise.simulation.state import DECODE, IDLE, MAX_SLOTS, MIXED, NONE, OCCUPANCY_BINS, PROMPT
@@ -65,7 +65,7 @@ def cut(state: Any, machine: int, now: float) -> None:
 def start(state: Any, machine: int, now: float) -> None:
     """Compose the next batch and run it; idle if there is none."""
     here = state.machines[machine]
-    take_prompts(state, machine, now)
+    aged = take_prompts(state, machine, now)
     seat_decodes(state, machine, now)
     if here.batch_tokens == 0 and here.active == 0:
         rest(state, machine)
@@ -81,7 +81,9 @@ def start(state: Any, machine: int, now: float) -> None:
         here.running = DECODE
         here.first_s = kinds.decode_s[here.kind, decodes] + context_s
         here.growth_s = kinds.context_s[here.kind, decodes] * decodes
-        here.iterations = here.next_finish - here.iteration
+        # Aged decodes held a prompt back: they are aged no more after one iteration.
+        once = aged > 0 and here.queue_head != NONE
+        here.iterations = 1 if once else here.next_finish - here.iteration
         here.is_cut = here.iterations == 1
     elif decodes == 0:
         here.running = PROMPT
@@ -104,8 +106,11 @@ def rest(state: Any, machine: int) -> None:
 
 
 @inlined
-def take_prompts(state: Any, machine: int, now: float) -> None:
-    """Move prompts from the queue's head into the batch, as ``scheduling.batching`` has it."""
+def take_prompts(state: Any, machine: int, now: float) -> int:
+    """Move prompts from the queue's head into the batch, as ``scheduling.batching`` has it.
+
+    Returns how many aged decodes go before them.
+    """
     here = state.machines[machine]
     rules = state.rules
     here.batch_head = NONE
@@ -113,7 +118,7 @@ def take_prompts(state: Any, machine: int, now: float) -> None:
     here.batch_tokens = 0
     here.chunk_tokens = 0
     if here.queue_head == NONE:
-        return
+        return 0
     aged = here.started if rules.chunk_prompts else age_and_order(state, machine)
     left = rules.batch_tokens - aged
     slots = rules.batch_requests - aged
@@ -123,14 +128,14 @@ def take_prompts(state: Any, machine: int, now: float) -> None:
         one = state.requests[request]
         tokens = one.prompt_tokens - one.done_tokens
         alone = here.batch_prompts == 0 and aged == 0 and not rules.chunk_prompts
-        if one.done_tokens == 0 and not has_room(state, machine, one.prompt_tokens + 1):
+        if one.done_tokens == 0 and not has_room(state, machine, prompt_memory(one)):
             break
         is_part = tokens > left and not alone
         if is_part and not (rules.chunk_prompts and left > 0):
             break
         if one.done_tokens == 0:
             one.prompt_start_s = now
-            take_memory(state, machine, one.prompt_tokens + 1)
+            take_memory(state, machine, prompt_memory(one))
         if is_part:
             here.chunk_tokens = left
             here.batch_tokens += left
@@ -146,11 +151,12 @@ def take_prompts(state: Any, machine: int, now: float) -> None:
         else:
             state.requests[last].next = request
         last = request
+    return int(aged)
 
 
 @inlined
 def seat_decodes(state: Any, machine: int, now: float) -> None:
-    """Choose the decodes of the batch: those started, then newcomers that memory can hold."""
+    """Choose the decodes of the batch: those started, then newcomers whose cache is here."""
     here = state.machines[machine]
     rules = state.rules
     left = min(
@@ -161,9 +167,6 @@ def seat_decodes(state: Any, machine: int, now: float) -> None:
     while here.active < left and here.started < MAX_SLOTS and here.ready_head != NONE:
         request = here.ready_head
         one = state.requests[request]
-        if not has_room(state, machine, one.output_tokens - 1):
-            return
-        take_memory(state, machine, one.output_tokens - 1)
         here.ready_head = one.next
         state.cluster.waiting[machine] -= 1
         one.decode_start_s = now
