@@ -109,8 +109,9 @@ def simulate(
     """Run ``requests`` through ``cluster`` until nothing more can happen.
 
     ``progress`` is called with the number of requests that have arrived so far. Requests larger
-    than any machine's cache are rejected with a reason; raises ValueError for a cluster or a
-    load that cannot be.
+    than any machine's cache are rejected with a reason. Machines whose memory is full of caches
+    meant for each other wait for ever; such requests are reported as running. Raises ValueError
+    for a cluster or a load that cannot be.
     """
     groups = [group for group in cluster if group.count > 0]
     check(requests, groups)
