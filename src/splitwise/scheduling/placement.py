@@ -81,9 +81,24 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
 @shared
 def rank(cluster: Cluster, machine: int) -> None:
     """Enter the machine's present load in its pool's rankings."""
-    up = cluster.up[machine]
-    pending = float(cluster.pending_tokens[machine]) if up else OUT
-    kv = float(cluster.kv_tokens[machine]) if up else OUT
+    pending, kv = OUT, OUT
+    if cluster.up[machine]:
+        pending = float(cluster.pending_tokens[machine])
+        kv = float(cluster.kv_tokens[machine])
+    _set_keys(cluster, machine, pending, kv)
+
+
+@shared
+def move(cluster: Cluster, machine: int, pool: int) -> None:
+    """Put the machine into another pool's rankings; every role change passes here."""
+    _set_keys(cluster, machine, OUT, OUT)
+    cluster.pool[machine] = pool
+    cluster.role_changes[machine] += 1
+    rank(cluster, machine)
+
+
+@shared
+def _set_keys(cluster: Cluster, machine: int, pending: float, kv: float) -> None:
     pool = cluster.pool[machine]
     if pool == Pool.PROMPT:
         set_key(cluster.prompt_by_pending, machine, pending)
@@ -94,24 +109,6 @@ def rank(cluster: Cluster, machine: int) -> None:
     else:
         set_key(cluster.mixed_by_pending, machine, pending)
         set_key(cluster.mixed_by_kv, machine, kv)
-
-
-@shared
-def move(cluster: Cluster, machine: int, pool: int) -> None:
-    """Put the machine into another pool's rankings; every role change passes here."""
-    was = cluster.pool[machine]
-    if was == Pool.PROMPT:
-        set_key(cluster.prompt_by_pending, machine, OUT)
-        set_key(cluster.prompt_by_kv, machine, OUT)
-    elif was == Pool.TOKEN:
-        set_key(cluster.token_by_pending, machine, OUT)
-        set_key(cluster.token_by_kv, machine, OUT)
-    else:
-        set_key(cluster.mixed_by_pending, machine, OUT)
-        set_key(cluster.mixed_by_kv, machine, OUT)
-    cluster.pool[machine] = pool
-    cluster.role_changes[machine] += 1
-    rank(cluster, machine)
 
 
 @shared
