@@ -122,5 +122,7 @@ def test_impossible_clusters_are_refused() -> None:
         simulate(load((0.0, 1, 1)), split()[:1])
     with pytest.raises(ValueError, match="no machines"):
         simulate(load((0.0, 1, 1)), [])
+    with pytest.raises(ValueError, match="toy has count -1"):
+        simulate(load((0.0, 1, 1)), mixed(-1))
     with pytest.raises(ValueError, match="batch_tokens is 0"):
         Options(batch_tokens=0)

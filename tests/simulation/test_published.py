@@ -34,16 +34,17 @@ MIXED = {"A100": ("dgx-a100", 70), "A100-orca": ("dgx-a100", 70), "H100": ("dgx-
 SATURATED_RATE = 130
 FIGURES = [f"{name}_p{p}" for name in ("ttft", "tbt", "e2e") for p in (50, 90, 99)]
 KNOWN = {
-    # Tails of a few dozen requests that long prompts held back: both simulators preempt the same
-    # way, but equal queues are broken differently, so that other requests are hit.
+    # Tails of a few dozen requests that long prompts held back. Probably ties: equal queues are
+    # broken differently, so that other requests are hit. Not proven.
     ("conv", 40, "A100-orca", "tbt_p99"): 0.05,
     ("conv", 70, "H100", "tbt_p99"): 0.04,
     ("code", 40, "H100", "tbt_p99"): 0.05,
     ("code", 40, "H100", "e2e_p99"): 0.05,
     ("code", 70, "A100", "tbt_p99"): 0.07,
     ("code", 100, "A100", "e2e_p99"): 0.07,
-    # Token memory is full and machines are pulled back and forth: the public simulator's blocked
-    # machines stay blocked until somebody arrives, ours go on as soon as memory comes free.
+    # Token memory is full and machines are pulled back and forth. Probably because the public
+    # simulator's blocked machines stay blocked until somebody arrives, while ours go on as soon as
+    # memory comes free. Not proven.
     ("conv", 130, "HH", "tbt_p99"): 0.25,
     ("conv", 130, "HH", "e2e_p99"): 0.20,
     ("conv", 130, "H100", "ttft_p99"): 0.12,

@@ -113,7 +113,7 @@ def simulate(
     meant for each other wait for ever; such requests are reported as running. Raises ValueError
     for a cluster or a load that cannot be.
     """
-    groups = [group for group in cluster if group.count > 0]
+    groups = [group for group in cluster if group.count != 0]
     check(requests, groups)
     state = new_state(requests, groups, options or Options())
     total = len(requests.arrival_s)

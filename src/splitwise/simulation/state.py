@@ -75,7 +75,7 @@ REQUEST = np.dtype(
         ("status", np.int8),
         ("reason", np.int8),
         ("prompt_start_s", np.float64),
-        ("prompt_part_s", np.float64),  # time of the iteration that ended the prompt
+        ("prompt_part_s", np.float64),  # from the prompt's start to its first token
         ("first_token_s", np.float64),
         ("transfer_start_s", np.float64),
         ("transfer_end_s", np.float64),
