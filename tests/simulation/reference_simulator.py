@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from splitwise.scheduling.placement import go_home, new_cluster, place, rank
-from splitwise.simulation.simulate import Load, MachineGroup, Options
+from splitwise.simulation.simulate import Load, MachineGroup, Options, Outage
 
-MACHINE_ENDS, LINK, ARRIVAL = 0, 1, 2
+MACHINE_ENDS, LINK, OUTAGE, ARRIVAL = 0, 1, 2, 3
 
 
 @dataclass(eq=False)
@@ -34,6 +34,10 @@ class Request:
     arrived_s: float = np.nan
     finish_s: float = np.nan
     gap_s: float = 0.0
+    number: int = 0
+    attempts: int = 0
+    begun_s: float = np.nan
+    where: str = "away"
 
 
 @dataclass(eq=False)
@@ -45,17 +49,26 @@ class Machine:
     batch: list[Request] = field(default_factory=list)
     chunk: int = 0
     ready: list[Request] = field(default_factory=list)
-    inbound: list[Request] = field(default_factory=list)
+    blocked: list["Machine"] = field(default_factory=list)
     started: list[Request] = field(default_factory=list)
     active: int = 0
     memory: int = 0
     egress_s: float = 0.0
     ingress_s: float = 0.0
     joules: float = 0.0
+    life: int = 0  # events of an earlier one are void
+    since_s: float = 0.0
+    watts: float = 0.0
 
 
 class ReferenceSimulator:
-    def __init__(self, load: Load, groups: list[MachineGroup], options: Options) -> None:
+    def __init__(
+        self,
+        load: Load,
+        groups: list[MachineGroup],
+        options: Options,
+        outages: tuple[Outage, ...] = (),
+    ) -> None:
         self.options = options
         self.machines: list[Machine] = []
         for group in groups:
@@ -68,21 +81,37 @@ class ReferenceSimulator:
         )
         rows = zip(load.arrival_s, load.prompt_tokens, load.output_tokens, strict=True)
         self.requests = [Request(float(a), int(p), int(o)) for a, p, o in rows]
+        self.homeless: list[Request] = []
         self.events: list[tuple[float, int, int, Any]] = []
         self.number = count()
-        for request in self.requests:
+        for number, request in enumerate(self.requests):
+            request.number = number
             if request.prompt + request.output <= max(self.capacity):
                 self.push(request.arrival_s, ARRIVAL, request)
+        changes = [(one.down_s, True, one.machine) for one in outages]
+        changes += [(one.up_s, False, one.machine) for one in outages if np.isfinite(one.up_s)]
+        for time_s, goes_down, machine in sorted(changes):
+            self.push(time_s, OUTAGE, (goes_down, self.machines[machine]))
 
     def push(self, time_s: float, kind: int, what: Any) -> None:
-        order = what.index if kind == MACHINE_ENDS else next(self.number)
+        order = what[0].index if kind == MACHINE_ENDS else next(self.number)
         heapq.heappush(self.events, (time_s, kind, order, what))
 
     def run(self) -> list[Request]:
         while self.events:
             now, kind, _, what = heapq.heappop(self.events)
-            (self.end, self.link, self.arrive)[kind](what, now)
+            if kind == OUTAGE and not self.homeless and not self.has_work():
+                continue
+            (self.end, self.link, self.outage, self.arrive)[kind](what, now)
         return self.requests
+
+    def has_work(self) -> bool:
+        return any(
+            kind == ARRIVAL
+            or (kind == MACHINE_ENDS and what[1] == what[0].life)
+            or (kind == LINK and what[1] == what[0].attempts)
+            for _, kind, _, what in self.events
+        )
 
     def arrive(self, r: Request, now: float) -> None:
         o, c = self.options, self.cluster
@@ -91,6 +120,11 @@ class ReferenceSimulator:
         )
         if r.output == 1:
             r.to = r.at
+        if r.at < 0:
+            self.homeless.append(r)
+            return
+        r.attempts += 1
+        r.where = "queue"
         c.pending_tokens[r.at] += r.prompt
         c.pending_tokens[r.to] += 1
         c.kv_tokens[r.to] += r.prompt + r.output
@@ -101,6 +135,73 @@ class ReferenceSimulator:
         self.machines[r.at].prompts.append(r)
         c.waiting[r.at] += 1
         self.wake(self.machines[r.at], now)
+
+    def outage(self, what: tuple[bool, Machine], now: float) -> None:
+        goes_down, m = what
+        if goes_down:
+            self.fail(m, now)
+        else:
+            self.cluster.up[m.index] = True
+            go_home(self.cluster, m.index)
+            rank(self.cluster, m.index)
+        waiting, self.homeless = sorted(self.homeless, key=lambda r: r.number), []
+        for r in waiting:
+            self.arrive(r, now)
+        for one in self.machines:
+            one.blocked.clear()
+        for one in self.machines:
+            if self.cluster.up[one.index]:
+                self.wake(one, now)
+
+    def fail(self, m: Machine, now: float) -> None:
+        if m.busy:
+            m.joules += (now - m.since_s) * (m.watts - m.group.times.idle_watts)
+        c = self.cluster
+        for r in self.requests:
+            if r.where in ("away", "done"):
+                continue
+            if r.to == m.index or (r.at == m.index and r.where in ("queue", "prompt", "send")):
+                self.recall(r)
+                self.homeless.append(r)
+        m.busy = False
+        m.life += 1
+        m.active = 0
+        m.started, m.batch, m.ready, m.prompts = [], [], [], []
+        m.egress_s = m.ingress_s = now
+        assert m.memory == c.pending_tokens[m.index] == c.kv_tokens[m.index] == 0
+        c.waiting[m.index] = 0
+        c.up[m.index] = False
+        rank(c, m.index)
+
+    def recall(self, r: Request) -> None:
+        c, at, to = self.cluster, self.machines[r.at], self.machines[r.to]
+        whole = r.prompt + r.output
+        if r in at.prompts:
+            if r is at.prompts[0]:
+                at.chunk = 0
+            at.prompts.remove(r)
+            c.waiting[r.at] -= 1
+        if r in at.batch:
+            at.batch.remove(r)
+        if r.where in ("prompt", "send"):
+            at.memory -= whole if r.at == r.to else r.prompt + 1
+            if r.at != r.to:
+                to.memory -= whole
+        if r.where in ("ready", "decode"):
+            to.memory -= whole
+        if r.where in ("queue", "prompt"):
+            c.pending_tokens[r.at] -= r.prompt
+        c.pending_tokens[r.to] -= 1
+        c.kv_tokens[r.to] -= whole
+        if r.at != r.to and r.where in ("queue", "prompt", "send"):
+            c.kv_tokens[r.at] -= r.prompt + 1
+        rank(c, r.at)
+        rank(c, r.to)
+        r.where = "away"
+        r.prompt += r.generated
+        r.output -= r.generated
+        r.generated = r.done = r.skips = 0
+        r.arrived_s = np.nan
 
     def wake(self, m: Machine, now: float) -> None:
         if not m.busy:
@@ -121,11 +222,12 @@ class ReferenceSimulator:
             r = m.ready.pop(0)
             self.cluster.waiting[m.index] -= 1
             m.started.append(r)
+            r.where = "decode"
             m.active += 1
         running = m.started[: m.active]
         if not running and prompt_tokens == 0:
             m.busy = False
-            if not (m.prompts or m.ready or m.inbound):
+            if not (m.prompts or m.ready):
                 go_home(self.cluster, m.index)
             return
         m.busy = True
@@ -138,8 +240,8 @@ class ReferenceSimulator:
             spent_s = float(times.prompt_time_s(prompt_tokens))
             if running:
                 spent_s = times.mixed_time_s(prompt_tokens, len(running), context)
-        m.joules += spent_s * (watts - times.idle_watts)
-        self.push(now + spent_s, MACHINE_ENDS, m)
+        m.since_s, m.watts = now, watts
+        self.push(now + spent_s, MACHINE_ENDS, (m, m.life))
 
     def choose_prompts(self, m: Machine, now: float) -> int:
         o = self.options
@@ -158,15 +260,17 @@ class ReferenceSimulator:
             alone = not m.batch and aged == 0 and not o.chunk_prompts
             need = r.prompt - r.done
             memory = r.prompt + (r.output if r.to == r.at else 1)
-            if r.done == 0 and not self.room(m, memory):
+            if need > left and not alone and not (o.chunk_prompts and left > 0):
+                break
+            if r.done == 0 and not self.reserve(m, r, memory):
                 break
             if need > left and not alone:
-                if not (o.chunk_prompts and left > 0):
-                    break
                 m.chunk = left
             if r.done == 0:
-                r.started_s = now
-                m.memory += memory
+                r.where = "prompt"
+                r.begun_s = now
+                if np.isnan(r.started_s):
+                    r.started_s = now
             if m.chunk:
                 return tokens + left
             left -= need
@@ -175,7 +279,24 @@ class ReferenceSimulator:
             self.cluster.waiting[m.index] -= 1
         return tokens
 
-    def end(self, m: Machine, now: float) -> None:
+    def reserve(self, m: Machine, r: Request, memory: int) -> bool:
+        target = self.machines[r.to]
+        if not self.room(m, memory):
+            return False
+        if target is not m:
+            if not self.room(target, r.prompt + r.output):
+                if not any(m in other.blocked for other in self.machines):
+                    target.blocked.append(m)
+                return False
+            target.memory += r.prompt + r.output
+        m.memory += memory
+        return True
+
+    def end(self, what: tuple[Machine, int], now: float) -> None:
+        m, life = what
+        if life != m.life:
+            return
+        m.joules += (now - m.since_s) * (m.watts - m.group.times.idle_watts)
         for r in m.started[: m.active]:
             r.gap_s = max(r.gap_s, now - r.last_s)
             r.last_s = now
@@ -190,40 +311,43 @@ class ReferenceSimulator:
         if m.chunk:
             m.prompts[0].done += m.chunk
         rank(self.cluster, m.index)
-        self.admit(m, now)
+        self.wake_blocked(m, now)
         self.start(m, now)
 
     def finish(self, m: Machine, r: Request, now: float) -> None:
         r.finish_s = now
+        r.where = "done"
         m.memory -= r.prompt + r.output
         self.cluster.pending_tokens[m.index] -= 1
         self.cluster.kv_tokens[m.index] -= r.prompt + r.output
 
     def first_token(self, m: Machine, r: Request, now: float) -> None:
-        r.first_s = r.last_s = now
+        if np.isnan(r.first_s):
+            r.first_s = now
+        else:
+            r.gap_s = max(r.gap_s, now - r.last_s)
+        r.last_s = now
         r.generated = 1
         self.cluster.pending_tokens[m.index] -= r.prompt
         if r.output == 1:
             self.finish(m, r, now)
         elif r.to == m.index:
             m.ready.append(r)
+            r.where = "ready"
             self.cluster.waiting[m.index] += 1
         else:
+            r.where = "send"
             o = self.options
             self.send(r, now, o.overlap and r.prompt >= o.overlap_from_tokens)
 
     def send(self, r: Request, now: float, early: bool) -> None:
         source, target = self.machines[r.at], self.machines[r.to]
-        if not self.room(target, r.prompt + r.output):
-            target.inbound.append(r)
-            return
-        target.memory += r.prompt + r.output
         times = source.group.times
         rate = min(source.group.link_bytes_per_s, target.group.link_bytes_per_s)
         whole_s = r.prompt * times.kv_bytes_per_token / rate
         start_s = now
         if early:
-            start_s = r.started_s + (now - r.started_s) / times.layers
+            start_s = r.begun_s + (now - r.begun_s) / times.layers
         if self.options.share_links:
             start_s = max(start_s, source.egress_s, target.ingress_s)
         end_s = start_s + whole_s
@@ -231,19 +355,24 @@ class ReferenceSimulator:
             end_s = max(end_s, now + whole_s / times.layers)
         source.egress_s = target.ingress_s = end_s
         r.arrived_s = end_s + self.options.link_latency_s
-        self.push(r.arrived_s, LINK, r)
+        self.push(r.arrived_s, LINK, (r, r.attempts))
 
-    def link(self, r: Request, now: float) -> None:
+    def link(self, what: tuple[Request, int], now: float) -> None:
+        r, attempt = what
+        if attempt != r.attempts or r.where != "send":
+            return
         source, target = self.machines[r.at], self.machines[r.to]
         source.memory -= r.prompt + 1
         self.cluster.kv_tokens[r.at] -= r.prompt + 1
         rank(self.cluster, r.at)
-        self.admit(source, now)
-        self.wake(source, now)
         target.ready.append(r)
+        r.where = "ready"
         self.cluster.waiting[r.to] += 1
+        self.wake_blocked(source, now)
+        self.wake(source, now)
         self.wake(target, now)
 
-    def admit(self, m: Machine, now: float) -> None:
-        while m.inbound and self.room(m, m.inbound[0].prompt + m.inbound[0].output):
-            self.send(m.inbound.pop(0), now, False)
+    def wake_blocked(self, m: Machine, now: float) -> None:
+        waiting, m.blocked = m.blocked, []
+        for other in waiting:
+            self.wake(other, now)

@@ -7,7 +7,8 @@ from reference_simulator import ReferenceSimulator
 from toy_cluster import Load, times
 
 from splitwise.scheduling.pools import Pool
-from splitwise.simulation.simulate import MachineGroup, Options, simulate
+from splitwise.simulation.result import Status
+from splitwise.simulation.simulate import MachineGroup, Options, Outage, simulate
 
 POOLS = (Pool.PROMPT, Pool.TOKEN, Pool.MIXED)
 
@@ -54,6 +55,16 @@ def random_load(seed: int, count: int, rate_per_s: float) -> Load:
     )
 
 
+def random_outages(seed: int, count: int, machines: int) -> tuple[Outage, ...]:
+    """Up to ``count`` outages, one a machine; some never end."""
+    draw = np.random.default_rng(seed)
+    which = draw.permutation(machines)[:count]
+    down_s = draw.exponential(8.0, len(which))
+    up_s = np.where(draw.random(len(which)) < 0.7, down_s + draw.exponential(8.0), np.inf)
+    rows = zip(which.tolist(), down_s.tolist(), up_s.tolist(), strict=True)
+    return tuple(Outage(machine, down, up) for machine, down, up in rows)
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(groups, only_mixed),
@@ -61,14 +72,29 @@ def random_load(seed: int, count: int, rate_per_s: float) -> Load:
     st.integers(0, 10_000),
     st.integers(1, 60),
     st.sampled_from([0.5, 3.0, 20.0]),
+    st.integers(0, 4),
 )
 def test_agrees_to_rounding(
-    cluster: list[MachineGroup], rules: Options, seed: int, count: int, rate_per_s: float
+    cluster: list[MachineGroup],
+    rules: Options,
+    seed: int,
+    count: int,
+    rate_per_s: float,
+    failures: int,
 ) -> None:
     load = random_load(seed, count, rate_per_s)
-    fast = simulate(load, cluster, rules)
-    slow = ReferenceSimulator(load, cluster, rules).run()
+    outages = random_outages(seed, failures, sum(group.count for group in cluster))
+    fast = simulate(load, cluster, rules, outages)
+    reference = ReferenceSimulator(load, cluster, rules, outages)
+    slow = reference.run()
+    assert not (fast.status == Status.RUNNING).any()
+    lived_s = fast.end_s - fast.down_s
+    idle_watts = np.array([m.group.times.idle_watts for m in reference.machines])
+    joules = [m.joules for m in reference.machines] + idle_watts * lived_s
+    if not outages:
+        np.testing.assert_allclose(fast.energy_joules, joules, rtol=1e-9)
     for name, values in (
+        ("attempts", [r.attempts for r in slow]),
         ("prompt_machine", [r.at for r in slow]),
         ("token_machine", [r.to for r in slow]),
         ("preemptions", [r.preemptions for r in slow]),
@@ -79,7 +105,13 @@ def test_agrees_to_rounding(
         ("first_token_s", [r.first_s for r in slow]),
         ("transfer_end_s", [r.arrived_s for r in slow]),
         ("finish_s", [r.finish_s for r in slow]),
-        ("max_tbt_s", [r.gap_s if r.output > 1 else np.nan for r in slow]),
+        (
+            "max_tbt_s",
+            [
+                r.gap_s if output > 1 else np.nan
+                for r, output in zip(slow, load.output_tokens, strict=True)
+            ],
+        ),
     ):
         wanted = np.where(np.isnan([r.finish_s for r in slow]), np.nan, times_s)
         got = np.where(np.isnan(fast.finish_s), np.nan, getattr(fast, name))

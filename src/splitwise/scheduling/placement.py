@@ -138,7 +138,7 @@ def place(
     """Choose (prompt machine, token machine), pulling machines into the mixed pool if need be.
 
     ``kv_tokens`` is the whole cache of the request, prompt and output. (NOBODY, NOBODY) if no
-    machine is up.
+    machine that is up can hold it.
     """
     prompt, token = _choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
     if prompt == NOBODY:
@@ -147,6 +147,8 @@ def place(
     if prompt_tokens + 1 > capacity[prompt] or kv_tokens > capacity[token]:
         prompt = roomiest(cluster)
         token = prompt
+        if kv_tokens > capacity[token]:
+            return NOBODY, NOBODY
     return prompt, token
 
 

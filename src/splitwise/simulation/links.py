@@ -9,8 +9,7 @@ has the link for itself.
 from typing import Any
 
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.queues import append_inbound
-from splitwise.simulation.state import NONE
+from splitwise.simulation.memory import has_room, take_memory
 
 
 @inlined
@@ -53,45 +52,29 @@ def pop(heap: Any) -> int:
 
 
 @inlined
-def has_room(state: Any, machine: int, tokens: int) -> bool:
-    """Whether the machine's memory holds ``tokens`` more."""
-    used = state.machines[machine].memory_tokens
-    return bool(used + tokens <= state.cluster.kv_capacity_tokens[machine])
-
-
-@inlined
-def take_memory(state: Any, machine: int, tokens: int) -> None:
-    """Use memory of the machine."""
-    here = state.machines[machine]
-    here.memory_tokens += tokens
-    if here.memory_tokens > here.peak_memory_tokens:
-        here.peak_memory_tokens = here.memory_tokens
-
-
-@inlined
-def prompt_memory(one: Any) -> int:
-    """Cache a request takes on its prompt machine; all it will ever need if it stays there.
-
-    Taken at once, for two requests that each hold their prompt and wait for room for their
-    output would wait for ever.
-    """
-    if one.token_machine == one.prompt_machine:
-        return int(one.prompt_tokens + one.output_tokens)
-    return int(one.prompt_tokens + 1)
+def drop(heap: Any, request: int) -> None:
+    """Take the request's event out, if there is one."""
+    size = heap.size[0]
+    heap.size[0] = 0
+    for i in range(size):
+        if heap.request[i] != request:
+            push(heap, heap.time_s[i], heap.request[i])
 
 
 @inlined
 def send(state: Any, request: int, now: float, early: bool) -> None:
-    """Start a transfer, or let it wait for room; ``early``: layers left during the prompt."""
+    """Start a transfer; ``early``: layers left during the prompt.
+
+    Where room is not reserved beforehand, it is taken now, or asked for again later.
+    """
     one = state.requests[request]
     target = one.token_machine
-    if not has_room(state, target, one.prompt_tokens + one.output_tokens):
-        if state.rules.retry_s > 0:
+    if state.rules.retry_s > 0:
+        whole = one.prompt_tokens + one.output_tokens
+        if not has_room(state, target, whole):
             push(state.transfers, now + state.rules.retry_s, request)
-        else:
-            append_inbound(state, target, request)
-        return
-    take_memory(state, target, one.prompt_tokens + one.output_tokens)
+            return
+        take_memory(state, target, whole)
     source = state.machines[one.prompt_machine]
     to = state.machines[target]
     kinds = state.kinds
@@ -100,7 +83,7 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     layers = kinds.layers[source.kind]
     start_s = now
     if early:
-        start_s = now - one.prompt_part_s * (layers - 1) / layers
+        start_s = now - (now - one.attempt_start_s) * (layers - 1) / layers
     if state.rules.share_links:
         start_s = max(start_s, source.egress_free_s, to.ingress_free_s)
     end_s = start_s + whole_s
@@ -111,16 +94,3 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     one.transfer_start_s = start_s
     one.transfer_end_s = end_s + state.rules.link_latency_s
     push(state.transfers, one.transfer_end_s, request)
-
-
-@inlined
-def admit_inbound(state: Any, machine: int, now: float) -> None:
-    """Room has come free: transfers that waited for it start, first come, first served."""
-    here = state.machines[machine]
-    while here.inbound_head != NONE:
-        request = here.inbound_head
-        one = state.requests[request]
-        if not has_room(state, machine, one.prompt_tokens + one.output_tokens):
-            return
-        here.inbound_head = state.requests[request].next
-        send(state, request, now, False)

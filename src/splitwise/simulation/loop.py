@@ -1,20 +1,23 @@
-"""The event loop: the earliest of the next arrival, the next machine and the next transfer.
+"""The event loop: the earliest of the next arrival, machine, transfer and outage.
 
-1. An arrival is placed on its two machines at once, and its prompt joins a queue.
+1. An arrival is placed on its two machines at once, and its prompt joins a queue: ``dispatch``.
 2. A machine's segment ends: ``machine.end``.
 3. A transfer ends: the prompt machine's cache is free, the request joins its token machine.
+4. A machine goes down or comes up: ``failures``.
 """
 
 from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.placement import place, rank
+from splitwise.scheduling.placement import rank
 from splitwise.scheduling.ranking import NOBODY, first
 from splitwise.simulation.compiled import compiled, inlined
-from splitwise.simulation.links import admit_inbound, pop, send
-from splitwise.simulation.machine import end, kick
-from splitwise.simulation.queues import append_prompt, append_ready
+from splitwise.simulation.dispatch import dispatch
+from splitwise.simulation.failures import change_machine
+from splitwise.simulation.links import pop, send
+from splitwise.simulation.machine import end, kick, wake_blocked
+from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
 
 REJECTED = int(Status.REJECTED)
@@ -35,46 +38,31 @@ def advance(state: Any, arrived: int, until: int) -> int:
         end_s = ranking.key[machine] if machine != NOBODY else np.inf
         transfers = state.transfers
         link_s = transfers.time_s[0] if transfers.size[0] > 0 else np.inf
+        outage_s = next_outage_s(state.outages)
         now = min(arrival_s, end_s, link_s)
-        if now == np.inf:
+        if now == np.inf and (state.outages.progress[1] == 0 or outage_s == np.inf):
             return int(arrived)
+        now = min(now, outage_s)
         sample(state, now)
         if end_s == now:
             end(state, machine, now)
         elif link_s == now:
             deliver(state, pop(transfers), now)
+        elif outage_s == now:
+            change_machine(state, arrived, now)
         elif arrived == until:
             return int(arrived)
         else:
-            arrive(state, arrived, now)
+            if state.requests[arrived].status != REJECTED:
+                dispatch(state, arrived, now)
             arrived += 1
 
 
 @inlined
-def arrive(state: Any, request: int, now: float) -> None:
-    """Place a request and queue its prompt."""
-    one = state.requests[request]
-    if one.status == REJECTED:
-        return
-    cluster = state.cluster
-    rules = state.rules
-    kv_tokens = one.prompt_tokens + one.output_tokens
-    prompt, token = place(
-        cluster, one.prompt_tokens, kv_tokens, rules.queue_threshold_tokens, rules.change_roles
-    )
-    if one.output_tokens == 1:
-        token = prompt
-    one.prompt_machine = prompt
-    one.token_machine = token
-    cluster.pending_tokens[prompt] += one.prompt_tokens
-    cluster.pending_tokens[token] += 1
-    cluster.kv_tokens[token] += kv_tokens
-    if prompt != token:
-        cluster.kv_tokens[prompt] += one.prompt_tokens + 1
-        rank(cluster, token)
-    rank(cluster, prompt)
-    append_prompt(state, prompt, request)
-    kick(state, prompt, now)
+def next_outage_s(outages: Any) -> float:
+    """When the next machine goes down or up."""
+    event = outages.progress[0]
+    return outages.time_s[event] if event < len(outages.time_s) else np.inf
 
 
 @inlined
@@ -88,9 +76,9 @@ def deliver(state: Any, request: int, now: float) -> None:
     state.machines[source].memory_tokens -= one.prompt_tokens + 1
     state.cluster.kv_tokens[source] -= one.prompt_tokens + 1
     rank(state.cluster, source)
-    admit_inbound(state, source, now)
-    kick(state, source, now)
     append_ready(state, one.token_machine, request)
+    wake_blocked(state, source, now)
+    kick(state, source, now)
     kick(state, one.token_machine, now)
 
 
@@ -106,6 +94,6 @@ def sample(state: Any, now: float) -> None:
             log.waiting_prompts[entry] += state.cluster.waiting[machine]
             log.running_decodes[entry] += here.started
             log.kv_tokens[entry] += here.memory_tokens
-            log.pool_sizes[entry, state.cluster.pool[machine]] += 1
+            log.pool_sizes[entry, state.cluster.pool[machine]] += state.cluster.up[machine]
         entry += 1
         log.written[1] = entry

@@ -15,13 +15,25 @@ The life of a machine:
 import math
 from typing import Any
 
+import numpy as np
+
 from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
-from splitwise.simulation.links import admit_inbound, has_room, prompt_memory, send, take_memory
+from splitwise.simulation.links import send
+from splitwise.simulation.memory import try_reserve
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
-from splitwise.simulation.state import DECODE, IDLE, MAX_SLOTS, MIXED, NONE, OCCUPANCY_BINS, PROMPT
+from splitwise.simulation.state import (
+    DECODE,
+    IDLE,
+    MAX_SLOTS,
+    MIXED,
+    NONE,
+    OCCUPANCY_BINS,
+    PROMPT,
+    Phase,
+)
 
 
 @inlined
@@ -35,6 +47,20 @@ def kick(state: Any, machine: int, now: float) -> None:
 
 
 @inlined
+def wake_blocked(state: Any, machine: int, now: float) -> None:
+    """Memory has come free here: machines whose next prompt waited for it look again."""
+    here = state.machines[machine]
+    other = here.blocked_head
+    here.blocked_head = NONE
+    here.blocked_tail = NONE
+    while other != NONE:
+        following = state.machines[other].blocked_next
+        state.machines[other].blocked_on = NONE
+        kick(state, other, now)
+        other = following
+
+
+@inlined
 def duration_s(here: Any, iterations: int) -> float:
     """Seconds that the segment's first ``iterations`` take."""
     return float(iterations * here.first_s + here.growth_s * (iterations * (iterations - 1) // 2))
@@ -44,6 +70,14 @@ def duration_s(here: Any, iterations: int) -> float:
 def cut(state: Any, machine: int, now: float) -> None:
     """End the segment with the iteration that is running at ``now``."""
     here = state.machines[machine]
+    here.iterations = min(here.iterations, ended_iterations(here, now) + 1)
+    here.is_cut = True
+    set_key(state.ends, machine, here.start_s + duration_s(here, here.iterations))
+
+
+@inlined
+def ended_iterations(here: Any, now: float) -> int:
+    """How many iterations of the segment are over at ``now``."""
     elapsed_s = now - here.start_s
     slope = here.growth_s / 2
     linear = here.first_s - slope
@@ -56,9 +90,7 @@ def cut(state: Any, machine: int, now: float) -> None:
         ended -= 1
     while duration_s(here, ended + 1) <= elapsed_s:
         ended += 1
-    here.iterations = min(here.iterations, ended + 1)
-    here.is_cut = True
-    set_key(state.ends, machine, here.start_s + duration_s(here, here.iterations))
+    return ended
 
 
 @compiled
@@ -101,7 +133,7 @@ def rest(state: Any, machine: int) -> None:
     here = state.machines[machine]
     here.running = IDLE
     set_key(state.ends, machine, OUT)
-    if here.queue_head == NONE and here.ready_head == NONE and here.inbound_head == NONE:
+    if here.queue_head == NONE and here.ready_head == NONE:
         go_home(state.cluster, machine)
 
 
@@ -128,14 +160,13 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
         one = state.requests[request]
         tokens = one.prompt_tokens - one.done_tokens
         alone = here.batch_prompts == 0 and aged == 0 and not rules.chunk_prompts
-        if one.done_tokens == 0 and not has_room(state, machine, prompt_memory(one)):
-            break
         is_part = tokens > left and not alone
         if is_part and not (rules.chunk_prompts and left > 0):
             break
-        if one.done_tokens == 0:
-            one.prompt_start_s = now
-            take_memory(state, machine, prompt_memory(one))
+        if one.phase == Phase.QUEUED:
+            if not try_reserve(state, machine, one):
+                break
+            begin_prompt(one, now)
         if is_part:
             here.chunk_tokens = left
             here.batch_tokens += left
@@ -155,6 +186,15 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
 
 
 @inlined
+def begin_prompt(one: Any, now: float) -> None:
+    """The prompt's first iteration starts."""
+    one.phase = Phase.PROMPT
+    one.attempt_start_s = now
+    if np.isnan(one.prompt_start_s):
+        one.prompt_start_s = now
+
+
+@inlined
 def seat_decodes(state: Any, machine: int, now: float) -> None:
     """Choose the decodes of the batch: those started, then newcomers whose cache is here."""
     here = state.machines[machine]
@@ -169,6 +209,7 @@ def seat_decodes(state: Any, machine: int, now: float) -> None:
         one = state.requests[request]
         here.ready_head = one.next
         state.cluster.waiting[machine] -= 1
+        one.phase = Phase.DECODE
         one.decode_start_s = now
         join(state, machine, request)
         here.active += 1
@@ -189,6 +230,8 @@ def end(state: Any, machine: int, now: float) -> None:
     """The running segment is over."""
     here = state.machines[machine]
     account(state, machine, now)
+    here.prompt_tokens_done += here.batch_tokens
+    here.tokens_out += here.active * here.iterations
     if here.active > 0:
         drop_finished(state, machine, now)
     request = here.batch_head
@@ -199,7 +242,7 @@ def end(state: Any, machine: int, now: float) -> None:
     if here.chunk_tokens > 0:
         state.requests[here.queue_head].done_tokens += here.chunk_tokens
     rank(state.cluster, machine)
-    admit_inbound(state, machine, now)
+    wake_blocked(state, machine, now)
     start(state, machine, now)
 
 
@@ -209,11 +252,15 @@ def first_token(state: Any, request: int, now: float) -> None:
     one = state.requests[request]
     machine = one.prompt_machine
     cluster = state.cluster
-    one.first_token_s = now
-    one.prompt_part_s = now - one.prompt_start_s
+    if np.isnan(one.first_token_s):
+        one.first_token_s = now
+    else:  # taken up again after a failure: a gap that the client saw
+        one.max_tbt_s = max(one.max_tbt_s, now - one.last_token_s)
+    one.last_token_s = now
     cluster.pending_tokens[machine] -= one.prompt_tokens
     state.machines[machine].tokens_out += 1
     if one.output_tokens == 1:
+        one.phase = Phase.DONE
         one.finish_s = now
         state.machines[machine].memory_tokens -= one.prompt_tokens + 1
         cluster.pending_tokens[machine] -= 1
@@ -221,13 +268,14 @@ def first_token(state: Any, request: int, now: float) -> None:
     elif one.token_machine == machine:
         append_ready(state, machine, request)
     else:
+        one.phase = Phase.SENDING
         early = state.rules.overlap and one.prompt_tokens >= state.rules.overlap_from_tokens
         send(state, request, now, early)
 
 
 @inlined
 def account(state: Any, machine: int, now: float) -> None:
-    """Book the segment's time, energy and tokens."""
+    """Book the segment's time and energy."""
     here = state.machines[machine]
     kinds = state.kinds
     spent_s = now - here.start_s
@@ -242,8 +290,6 @@ def account(state: Any, machine: int, now: float) -> None:
             here.prompt_busy_s += spent_s
         else:
             here.mixed_busy_s += spent_s
-    here.prompt_tokens_done += here.batch_tokens
-    here.tokens_out += here.active * here.iterations
     state.occupancy_s[machine, min(tokens, OCCUPANCY_BINS - 1)] += spent_s
     log = state.log
     entry = log.written[0]

@@ -1,15 +1,16 @@
-"""First come, first served: queues of requests linked through their own records."""
+"""First come, first served: queues of requests, and of machines, linked through their records."""
 
 from typing import Any
 
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.state import NONE
+from splitwise.simulation.state import NONE, Phase
 
 
 @inlined
 def append_prompt(state: Any, machine: int, request: int) -> None:
     """A prompt joins the machine's queue."""
     here = state.machines[machine]
+    state.requests[request].phase = Phase.QUEUED
     state.requests[request].next = NONE
     if here.queue_head == NONE:
         here.queue_head = request
@@ -23,6 +24,7 @@ def append_prompt(state: Any, machine: int, request: int) -> None:
 def append_ready(state: Any, machine: int, request: int) -> None:
     """A request whose cache is here waits for its token phase."""
     here = state.machines[machine]
+    state.requests[request].phase = Phase.READY
     state.requests[request].next = NONE
     if here.ready_head == NONE:
         here.ready_head = request
@@ -33,12 +35,45 @@ def append_ready(state: Any, machine: int, request: int) -> None:
 
 
 @inlined
-def append_inbound(state: Any, machine: int, request: int) -> None:
-    """A transfer waits for room on the machine."""
+def unlink_prompt(state: Any, machine: int, request: int) -> None:
+    """Take a prompt out of the machine's queue or of its running batch, wherever it is."""
     here = state.machines[machine]
-    state.requests[request].next = NONE
-    if here.inbound_head == NONE:
-        here.inbound_head = request
+    before = NONE
+    one = here.queue_head
+    while one != NONE and one != request:
+        before = one
+        one = state.requests[one].next
+    following = state.requests[request].next
+    if one == request:
+        state.cluster.waiting[machine] -= 1
+        if before == NONE:
+            here.queue_head = following
+            here.chunk_tokens = 0  # the head may have been under way
+        else:
+            state.requests[before].next = following
+        if here.queue_tail == request:
+            here.queue_tail = before
+        return
+    if here.batch_head == request:
+        here.batch_head = following
+        return
+    one = here.batch_head
+    while state.requests[one].next != request:
+        one = state.requests[one].next
+    state.requests[one].next = following
+
+
+@inlined
+def block(state: Any, machine: int, target: int) -> None:
+    """The machine's next prompt waits for room on ``target``, after those that already do."""
+    here = state.machines[machine]
+    if here.blocked_on != NONE:
+        return
+    here.blocked_on = target
+    here.blocked_next = NONE
+    there = state.machines[target]
+    if there.blocked_head == NONE:
+        there.blocked_head = machine
     else:
-        state.requests[here.inbound_tail].next = request
-    here.inbound_tail = request
+        state.machines[there.blocked_tail].blocked_next = machine
+    there.blocked_tail = machine

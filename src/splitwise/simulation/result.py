@@ -22,6 +22,7 @@ class Reason(IntEnum):
     TOO_LARGE = 1
     """Its cache fits no machine of the cluster."""
     NO_MACHINE = 2
+    """No machine was up any more that could hold it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Result:
 
     Requests are in order of arrival. ``occupancy_s`` (machines, 514) holds the seconds spent in
     iterations with that many active tokens, the last bin all larger ones. ``pool_sizes``
-    (samples, 3) counts machines by ``scheduling.pools.Pool``.
+    (samples, 3) counts machines by ``scheduling.pools.Pool``. A request that a machine's failure
+    made start anew has ``attempts`` > 1; its transfer, decode start and machines are those of the
+    last attempt.
     """
 
     arrival_s: NDArray[np.float64]
@@ -64,12 +67,14 @@ class Result:
     prompt_machine: NDArray[np.int32]
     token_machine: NDArray[np.int32]
     preemptions: NDArray[np.int32]
+    attempts: NDArray[np.int32]
     machine_kind: tuple[str, ...]
     home_pool: NDArray[np.int8]
     busy_s: NDArray[np.float64]
     prompt_busy_s: NDArray[np.float64]
     decode_busy_s: NDArray[np.float64]
     mixed_busy_s: NDArray[np.float64]
+    down_s: NDArray[np.float64]
     energy_joules: NDArray[np.float64]
     prompt_tokens_done: NDArray[np.int64]
     tokens_out: NDArray[np.int64]

@@ -27,11 +27,11 @@ SAMPLES: Final = 400
 PER_REQUEST: Final = (
     *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
     *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
-    *("decode_start_s", "max_tbt_s", "prompt_machine", "token_machine", "preemptions"),
+    *("decode_start_s", "max_tbt_s", "prompt_machine", "token_machine", "preemptions", "attempts"),
 )
 PER_MACHINE: Final = (
     *("busy_s", "prompt_busy_s", "decode_busy_s", "mixed_busy_s"),
-    *("prompt_tokens_done", "tokens_out"),
+    *("prompt_tokens_done", "tokens_out", "down_s"),
 )
 
 
@@ -64,8 +64,8 @@ class Options:
     A decode that ``max_preemptions`` iterations in a row went without goes before prompts; 0
     switches this ageing off. ``overlap`` sends layer by layer while prompts of
     at least ``overlap_from_tokens`` are computed (Splitwise, section IV.C). ``retry_s`` is how
-    often a full token machine is asked again for room, 0: told at once. ``timeline_segments``
-    bounds the segments kept for the timeline.
+    often a full token machine is asked again for room; 0: a prompt starts with all room reserved.
+    ``timeline_segments`` bounds the segments kept for the timeline.
     """
 
     queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
@@ -92,6 +92,22 @@ class Options:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
+@dataclass(frozen=True)
+class Outage:
+    """A machine, by its place in the cluster's groups, is down from ``down_s`` to ``up_s``."""
+
+    machine: int
+    down_s: float
+    up_s: float = np.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.down_s < self.up_s:
+            raise ValueError(
+                f"outage: from {self.down_s:g} to {self.up_s:g} s; it must begin at 0 or later "
+                "and end after that"
+            )
+
+
 PUBLISHED_2024: Final = Options(overlap=False, share_links=False, retry_s=1.0, max_preemptions=0)
 """The rules of the authors' public simulator, to be used with the profile of the same name.
 
@@ -104,25 +120,26 @@ def simulate(
     requests: Load,
     cluster: Sequence[MachineGroup],
     options: Options | None = None,
+    outages: Sequence[Outage] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Run ``requests`` through ``cluster`` until nothing more can happen.
 
     ``progress`` is called with the number of requests that have arrived so far. Requests larger
-    than any machine's cache are rejected with a reason. Machines whose memory is full of caches
-    meant for each other wait for ever; such requests are reported as running. Raises ValueError
-    for a cluster or a load that cannot be.
+    than any machine's cache, and those for whom no machine ever came up again, are rejected with
+    a reason. Raises ValueError for a cluster, a load or an outage that cannot be.
     """
     groups = [group for group in cluster if group.count != 0]
     check(requests, groups)
-    state = new_state(requests, groups, options or Options())
+    check_outages(outages, sum(group.count for group in groups))
+    state = new_state(requests, groups, options or Options(), outages)
     total = len(requests.arrival_s)
     arrived = 0
     while arrived < total:
         arrived = advance(state, arrived, min(arrived + SLICE_REQUESTS, total))
         if progress is not None:
             progress(arrived)
-    return result_of(state, groups)
+    return result_of(state, requests, groups)
 
 
 def check(requests: Load, groups: Sequence[MachineGroup]) -> None:
@@ -142,7 +159,26 @@ def check(requests: Load, groups: Sequence[MachineGroup]) -> None:
             raise ValueError(f"cluster: the model does not fit {group.name}; use more memory")
 
 
-def new_state(requests: Load, groups: Sequence[MachineGroup], options: Options) -> st.State:
+def check_outages(outages: Sequence[Outage], machines: int) -> None:
+    """Raise ValueError for an outage of no machine, or of one that is down already."""
+    up_s: dict[int, float] = {}
+    for outage in sorted(outages, key=lambda one: one.down_s):
+        if not 0 <= outage.machine < machines:
+            raise ValueError(f"outage: machine {outage.machine}; choose from 0 to {machines - 1}")
+        if outage.down_s <= up_s.get(outage.machine, -1.0):
+            raise ValueError(
+                f"outage: machine {outage.machine} goes down at {outage.down_s:g} s but comes "
+                f"up at {up_s[outage.machine]:g} s; put outages of a machine one after the other"
+            )
+        up_s[outage.machine] = outage.up_s
+
+
+def new_state(
+    requests: Load,
+    groups: Sequence[MachineGroup],
+    options: Options,
+    outages: Sequence[Outage] = (),
+) -> st.State:
     """All arrays of a simulation at time 0."""
     machines = new_machines(groups)
     home = np.repeat([int(group.pool) for group in groups], [group.count for group in groups])
@@ -171,7 +207,21 @@ def new_state(requests: Load, groups: Sequence[MachineGroup], options: Options) 
         st.Transfers(
             np.zeros(1, dtype=np.int64), np.zeros(count + 1), np.zeros(count + 1, dtype=np.int32)
         ),
+        new_outages(outages),
         new_log(options.timeline_segments),
+    )
+
+
+def new_outages(outages: Sequence[Outage]) -> st.Outages:
+    """The outages' begins and ends in order of time; of equals, ends first."""
+    events = [(one.down_s, True, one.machine) for one in outages]
+    events += [(one.up_s, False, one.machine) for one in outages if np.isfinite(one.up_s)]
+    events.sort()
+    return st.Outages(
+        np.zeros(2, dtype=np.int64),
+        np.array([time_s for time_s, _, _ in events], dtype=np.float64),
+        np.array([machine for _, _, machine in events], dtype=np.int32),
+        np.array([not goes_down for _, goes_down, _ in events], dtype=np.bool_),
     )
 
 
@@ -180,10 +230,11 @@ def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
     machines = np.zeros(sum(group.count for group in groups), dtype=st.MACHINE)
     machines["kind"] = np.repeat(np.arange(len(groups)), [group.count for group in groups])
     machines["running"] = st.IDLE
-    for queue in ("queue", "ready", "inbound"):
-        machines[f"{queue}_head"] = st.NONE
-        machines[f"{queue}_tail"] = st.NONE
+    for name in ("queue", "ready", "blocked"):
+        machines[f"{name}_head"] = st.NONE
+        machines[f"{name}_tail"] = st.NONE
     machines["batch_head"] = st.NONE
+    machines["blocked_on"] = st.NONE
     return machines
 
 
@@ -195,6 +246,7 @@ def new_requests(requests: Load, capacity_tokens: int) -> NDArray[np.void]:
     for name in st.REQUEST.names or ():
         if name.endswith("_s") and name != "arrival_s":
             table[name] = np.nan
+    table["max_tbt_s"] = 0.0
     table["prompt_machine"] = st.NONE
     table["token_machine"] = st.NONE
     table["status"] = Status.RUNNING
@@ -263,15 +315,23 @@ def new_log(segments: int) -> st.Log:
     )
 
 
-def result_of(state: st.State, groups: Sequence[MachineGroup]) -> Result:
+def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -> Result:
     """The arrays of a finished simulation, by their public names."""
     table = state.requests
     machines = state.machines
     log = state.log
+    for name in ("prompt_tokens", "output_tokens"):  # retries made prompts of tokens
+        table[name] = getattr(requests, name)
+    is_stranded = (table["phase"] == st.Phase.AWAY) & (table["reason"] == Reason.NONE)
+    table["status"][is_stranded] = Status.REJECTED
+    table["reason"][is_stranded] = Reason.NO_MACHINE
     table["status"][~np.isnan(table["finish_s"])] = Status.FINISHED
+    table["max_tbt_s"][np.isnan(table["finish_s"]) | (table["output_tokens"] == 1)] = np.nan
     ends = table["finish_s"][~np.isnan(table["finish_s"])]
     end_s = float(ends.max()) if len(ends) else float(table["arrival_s"][-1])
-    idle_s = end_s - machines["busy_s"]
+    is_down = ~state.cluster.up
+    machines["down_s"][is_down] += np.maximum(end_s - machines["down_since_s"][is_down], 0.0)
+    idle_s = np.maximum(end_s - machines["busy_s"] - machines["down_s"], 0.0)
     energy = machines["energy_joules"] + idle_s * state.kinds.idle_watts[machines["kind"]]
     segments, samples = log.written
     per_request = {name: table[name].copy() for name in PER_REQUEST}

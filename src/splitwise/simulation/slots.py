@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from splitwise.simulation.compiled import inlined
+from splitwise.simulation.state import Phase
 
 
 @inlined
@@ -17,8 +18,8 @@ def join(state: Any, machine: int, request: int) -> None:
     finish = here.iteration + one.output_tokens - 1
     state.slot_request[machine, slot] = request
     state.slot_finish[machine, slot] = finish
-    state.slot_last_s[machine, slot] = one.first_token_s
-    state.slot_gap_s[machine, slot] = 0.0
+    state.slot_last_s[machine, slot] = one.last_token_s
+    state.slot_gap_s[machine, slot] = one.max_tbt_s
     here.context_tokens += one.prompt_tokens + 1
     here.next_finish = min(here.next_finish, finish) if slot > 0 else finish
 
@@ -129,6 +130,7 @@ def finish(state: Any, machine: int, slot: int, now: float) -> None:
     here = state.machines[machine]
     one = state.requests[state.slot_request[machine, slot]]
     tokens = one.prompt_tokens + one.output_tokens
+    one.phase = Phase.DONE
     one.finish_s = now
     one.max_tbt_s = state.slot_gap_s[machine, slot]
     here.context_tokens -= tokens

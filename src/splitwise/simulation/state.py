@@ -5,6 +5,7 @@ slots take part in the running iteration, the others were preempted by prompts a
 cache. ``slot_finish`` is the number of the machine iteration that makes the slot's last token.
 """
 
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,6 +23,24 @@ PROMPT: Final = 0
 DECODE: Final = 1
 MIXED: Final = 2
 
+
+class Phase(IntEnum):
+    """Where a request is, and so whose memory it holds.
+
+    ``AWAY``: not arrived, or no machine was up. ``QUEUED``: nothing. ``PROMPT`` and ``SENDING``:
+    its prompt on the prompt machine, and what is reserved for it on the token machine. ``READY``
+    and ``DECODE``: all its cache on the token machine. ``DONE``: nothing.
+    """
+
+    AWAY = 0
+    QUEUED = 1
+    PROMPT = 2
+    SENDING = 3
+    READY = 4
+    DECODE = 5
+    DONE = 6
+
+
 MACHINE = np.dtype(
     [
         ("kind", np.int32),
@@ -34,8 +53,10 @@ MACHINE = np.dtype(
         ("chunk_tokens", np.int64),  # of the queue's head, when prompts are chunked
         ("ready_head", np.int32),  # decodes that have no slot yet
         ("ready_tail", np.int32),
-        ("inbound_head", np.int32),  # transfers that wait for room here
-        ("inbound_tail", np.int32),
+        ("blocked_head", np.int32),  # machines whose next prompt waits for room here
+        ("blocked_tail", np.int32),
+        ("blocked_next", np.int32),  # in the list of the machine this one waits for
+        ("blocked_on", np.int32),
         ("started", np.int32),
         ("active", np.int32),
         ("iteration", np.int64),  # decode iterations ended so far
@@ -57,6 +78,8 @@ MACHINE = np.dtype(
         ("tokens_out", np.int64),
         ("egress_free_s", np.float64),
         ("ingress_free_s", np.float64),
+        ("down_since_s", np.float64),
+        ("down_s", np.float64),
     ],
     align=True,
 )
@@ -64,19 +87,22 @@ MACHINE = np.dtype(
 REQUEST = np.dtype(
     [
         ("arrival_s", np.float64),
-        ("prompt_tokens", np.int64),
-        ("output_tokens", np.int64),
+        ("prompt_tokens", np.int64),  # of this attempt: with the tokens of earlier ones
+        ("output_tokens", np.int64),  # still to come
         ("done_tokens", np.int64),  # of the prompt, when it is chunked
         ("next", np.int32),  # in whichever queue holds the request
         ("prompt_machine", np.int32),
         ("token_machine", np.int32),
         ("preemptions", np.int32),
         ("skips", np.int32),  # iterations in a row that went without this decode
+        ("attempts", np.int32),
+        ("phase", np.int8),
         ("status", np.int8),
         ("reason", np.int8),
         ("prompt_start_s", np.float64),
-        ("prompt_part_s", np.float64),  # from the prompt's start to its first token
+        ("attempt_start_s", np.float64),  # of the prompt, in this attempt
         ("first_token_s", np.float64),
+        ("last_token_s", np.float64),  # before the present token phase
         ("transfer_start_s", np.float64),
         ("transfer_end_s", np.float64),
         ("decode_start_s", np.float64),
@@ -131,6 +157,18 @@ class Transfers(NamedTuple):
     request: NDArray[np.int32]
 
 
+class Outages(NamedTuple):
+    """Machines that go down or up, in order of time.
+
+    ``progress`` holds how many have happened, and how many requests wait for a machine to come up.
+    """
+
+    progress: NDArray[np.int64]
+    time_s: NDArray[np.float64]
+    machine: NDArray[np.int32]
+    goes_up: NDArray[np.bool_]
+
+
 class Log(NamedTuple):
     """What the timeline shows; ``written`` holds the segments and the samples written so far."""
 
@@ -166,4 +204,5 @@ class State(NamedTuple):
     scratch: NDArray[np.float64]
     ends: Ranking
     transfers: Transfers
+    outages: Outages
     log: Log

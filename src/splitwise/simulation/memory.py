@@ -1,0 +1,59 @@
+"""Whose cache lies where: room is taken for a whole request, on both its machines at once.
+
+A prompt starts when its own machine has room for it and its token machine for all its cache, and
+takes both together. Holding the one while waiting for the other, two machines full of caches meant
+for each other would wait for ever. Where transfers ask for room later instead (``retry_s``, as in
+the authors' public simulator), only the prompt's own memory is taken here.
+"""
+
+from typing import Any
+
+from splitwise.simulation.compiled import inlined
+from splitwise.simulation.queues import block
+
+
+@inlined
+def has_room(state: Any, machine: int, tokens: int) -> bool:
+    """Whether the machine's memory holds ``tokens`` more."""
+    used = state.machines[machine].memory_tokens
+    return bool(used + tokens <= state.cluster.kv_capacity_tokens[machine])
+
+
+@inlined
+def take_memory(state: Any, machine: int, tokens: int) -> None:
+    """Use memory of the machine; less of it, where ``tokens`` is negative."""
+    here = state.machines[machine]
+    here.memory_tokens += tokens
+    if here.memory_tokens > here.peak_memory_tokens:
+        here.peak_memory_tokens = here.memory_tokens
+
+
+@inlined
+def prompt_memory(one: Any) -> int:
+    """Cache a request takes on its prompt machine; all it will ever need if it stays there."""
+    if one.token_machine == one.prompt_machine:
+        return int(one.prompt_tokens + one.output_tokens)
+    return int(one.prompt_tokens + 1)
+
+
+@inlined
+def reserved_memory(state: Any, one: Any) -> int:
+    """Cache that is reserved on the token machine as the prompt starts."""
+    if one.token_machine == one.prompt_machine or state.rules.retry_s > 0:
+        return 0
+    return int(one.prompt_tokens + one.output_tokens)
+
+
+@inlined
+def try_reserve(state: Any, machine: int, one: Any) -> bool:
+    """Take room for a prompt on both its machines, or on neither and wait for it."""
+    if not has_room(state, machine, prompt_memory(one)):
+        return False  # looked at again whenever this machine frees something
+    reserved = reserved_memory(state, one)
+    if reserved > 0:
+        if not has_room(state, one.token_machine, reserved):
+            block(state, machine, one.token_machine)
+            return False
+        take_memory(state, one.token_machine, reserved)
+    take_memory(state, machine, prompt_memory(one))
+    return True
