@@ -28,7 +28,7 @@ START = (
     "from splitwise.simulation.simulate import MachineGroup, simulate;"
     "from splitwise.workload import generate;"
     "times = load_profile('measured', 'dgx-a100', 'llama2-70b');"
-    "simulate(generate('coding', 1.0, count=10), [MachineGroup('a', times, Pool.MIXED, 1, 1e11)]);"
+    "simulate(generate('coding', 1.0, count=10), [MachineGroup('a', times, Pool.MIXED, 1)]);"
     "print(time.perf_counter() - t)"
 )
 MILLION = 1_000_000
@@ -59,13 +59,12 @@ def measure(
     from splitwise.workload import generate
 
     times = load_profile(profile, "dgx-a100", "bloom-176b")
-    link = times.link_bytes_per_s
     prompts = machines * 45 // 70
-    groups = [MachineGroup("mixed", times, Pool.MIXED, machines, link)]
+    groups = [MachineGroup("mixed", times, Pool.MIXED, machines)]
     if split:
         groups = [
-            MachineGroup("prompt", times, Pool.PROMPT, prompts, link),
-            MachineGroup("token", times, Pool.TOKEN, machines - prompts, link),
+            MachineGroup("prompt", times, Pool.PROMPT, prompts),
+            MachineGroup("token", times, Pool.TOKEN, machines - prompts),
         ]
     rate = rate_a_machine * machines
     simulate(generate(workload, rate, count=100), groups)  # compiled, or loaded

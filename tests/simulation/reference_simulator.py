@@ -343,7 +343,7 @@ class ReferenceSimulator:
     def send(self, r: Request, now: float, early: bool) -> None:
         source, target = self.machines[r.at], self.machines[r.to]
         times = source.group.times
-        rate = min(source.group.link_bytes_per_s, target.group.link_bytes_per_s)
+        rate = min(times.link_bytes_per_s, target.group.times.link_bytes_per_s)
         whole_s = r.prompt * times.kv_bytes_per_token / rate
         start_s = now
         if early:
@@ -354,7 +354,7 @@ class ReferenceSimulator:
         if early:
             end_s = max(end_s, now + whole_s / times.layers)
         source.egress_s = target.ingress_s = end_s
-        r.arrived_s = end_s + self.options.link_latency_s
+        r.arrived_s = end_s + max(times.link_latency_s, target.group.times.link_latency_s)
         self.push(r.arrived_s, LINK, (r, r.attempts))
 
     def link(self, what: tuple[Request, int], now: float) -> None:

@@ -37,7 +37,7 @@ def test_a_layer_wise_transfer_hides_all_layers_but_the_last() -> None:
     """Ten layers a tenth of a second each, computed and sent at the same pace."""
     result = simulate(load((0.0, 1000, 11)), split())
     assert result.transfer_end_s[0] == pytest.approx(1.1)
-    latency = simulate(load((0.0, 1000, 11)), split(), Options(link_latency_s=0.03))
+    latency = simulate(load((0.0, 1000, 11)), split(link_latency_s=0.03))
     assert latency.transfer_end_s[0] == pytest.approx(1.13)
 
 

@@ -19,7 +19,6 @@ from splitwise.hardware.loading import load_profile
 from splitwise.scheduling.pools import Pool
 from splitwise.simulation.simulate import PUBLISHED_2024, MachineGroup, simulate
 
-LINK_BYTES_PER_S = 200 * 2**30
 SPLIT = {
     ("conv", "AA"): ("dgx-a100", 45, "dgx-a100", 25),
     ("conv", "HH"): ("dgx-h100", 25, "dgx-h100", 15),
@@ -82,7 +81,7 @@ def trace(kind: str, rate: str) -> Trace:
 
 def group(model: str, machine: str, count: int, pool: Pool) -> MachineGroup:
     times = load_profile("published-2024", machine, model)
-    return MachineGroup(f"{machine}-{pool.name.lower()}", times, pool, count, LINK_BYTES_PER_S)
+    return MachineGroup(f"{machine}-{pool.name.lower()}", times, pool, count)
 
 
 def cluster(model: str, kind: str, system: str) -> list[MachineGroup]:

@@ -13,8 +13,8 @@ from splitwise.simulation.simulate import MachineGroup, Options, Outage, simulat
 POOLS = (Pool.PROMPT, Pool.TOKEN, Pool.MIXED)
 
 groups = st.builds(
-    lambda prompts, tokens, mixed, capacities, context: [
-        MachineGroup("m", times(0.0011, 0.037, context, capacity), pool, count, 3.3e6)
+    lambda prompts, tokens, mixed, capacities, context, latency_s: [
+        MachineGroup("m", times(0.0011, 0.037, context, capacity, 3.3e6, latency_s), pool, count)
         for pool, count, capacity in zip(POOLS, (prompts, tokens, mixed), capacities, strict=True)
         if count
     ],
@@ -23,10 +23,11 @@ groups = st.builds(
     st.integers(0, 2),
     st.tuples(*[st.sampled_from([500, 900, 2_500, 50_000])] * 3),
     st.sampled_from([0.0, 1.3e-6]),
+    st.sampled_from([0.0, 0.0123]),
 )
 only_mixed = st.builds(
     lambda count, capacity: [
-        MachineGroup("m", times(0.0011, 0.037, 0, capacity), Pool.MIXED, count, 1e9)
+        MachineGroup("m", times(0.0011, 0.037, 0, capacity), Pool.MIXED, count)
     ],
     st.integers(1, 3),
     st.sampled_from([900, 50_000]),
@@ -42,7 +43,6 @@ options = st.builds(
     overlap=st.booleans(),
     overlap_from_tokens=st.sampled_from([1, 300]),
     share_links=st.booleans(),
-    link_latency_s=st.sampled_from([0.0, 0.0123]),
 )
 
 

@@ -27,6 +27,8 @@ def times(
     decode_s: float = 0.1,
     context_s: float = 0.0,
     kv_capacity_tokens: int = 100_000,
+    link_bytes_per_s: float = 1e6,
+    link_latency_s: float = 0.0,
 ) -> IterationTimes:
     decodes = np.full(513, decode_s)
     decodes[0] = 0
@@ -46,18 +48,18 @@ def times(
         provisioned_watts=1000.0,
         dollars_per_hour=1.0,
         gpus=8,
-        link_bytes_per_s=1e6,
-        link_latency_s=0.0,
+        link_bytes_per_s=link_bytes_per_s,
+        link_latency_s=link_latency_s,
     )
 
 
 def mixed(count: int = 1, **changes: float) -> list[MachineGroup]:
-    return [MachineGroup("toy", times(**changes), Pool.MIXED, count, 1e6)]  # type: ignore[arg-type]
+    return [MachineGroup("toy", times(**changes), Pool.MIXED, count)]  # type: ignore[arg-type]
 
 
 def split(prompt: int = 1, token: int = 1, **changes: float) -> list[MachineGroup]:
     kind = times(**changes)  # type: ignore[arg-type]
     return [
-        MachineGroup("toy-prompt", kind, Pool.PROMPT, prompt, 1e6),
-        MachineGroup("toy-token", kind, Pool.TOKEN, token, 1e6),
+        MachineGroup("toy-prompt", kind, Pool.PROMPT, prompt),
+        MachineGroup("toy-token", kind, Pool.TOKEN, token),
     ]

@@ -61,3 +61,25 @@ def test_a_recording_is_scaled_and_cut(tmp_path: Path) -> None:
     assert requests.arrival_s.tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
     with pytest.raises(WorkloadError, match="duration_s -1"):
         open_source(str(file), duration_s=-1)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "cv"),
+    [
+        ("poisson", 1.0),
+        ("gamma:3", 3.0),
+        # One gap in 8 is of the slow half: E[x] = 1/20, E[x^2] = 2 (1/8 / 5^2 + 7/8 / 35^2).
+        ("steps:0=5,300=35", (2 * (1 / 8 / 25 + 7 / 8 / 1225) * 400 - 1) ** 0.5),
+    ],
+)
+def test_arrivals_by_name(arrivals: str, cv: float) -> None:
+    arguments = ["coding", "--rate=20", "--duration=600", f"--arrivals={arrivals}", "--json"]
+    found = json.loads(run("inspect", *arguments))
+    assert found["rate_per_s"] == pytest.approx(20, rel=0.1)
+    assert found["interarrival_cv"] == pytest.approx(cv, rel=0.1)
+
+
+def test_unknown_arrivals_are_explained() -> None:
+    for text in ("weekly", "gamma:often", "steps:0", "replay"):
+        with pytest.raises(WorkloadError, match="write poisson"):
+            open_source("coding", arrivals=text)

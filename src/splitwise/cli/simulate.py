@@ -1,5 +1,6 @@
 """``splitwise simulate``: what would this cluster do under this load?"""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from splitwise.workload import Requests, open_source
 
 if TYPE_CHECKING:  # the simulator brings numba along
     from splitwise.simulation.result import Result
-    from splitwise.simulation.simulate import MachineGroup, Options
+    from splitwise.simulation.simulate import MachineGroup, Options, Outage
     from splitwise.simulation.summary import Summary
 
 TIMELINE_SEGMENTS = 200_000
@@ -37,7 +38,13 @@ def simulate(
     mixed: Machines = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds of arrivals.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of a built-in workload.")] = 0,
+    arrivals: Annotated[
+        str | None,
+        typer.Option(
+            help="poisson, gamma:CV, diurnal:AMPLITUDE[:PERIOD], steps:0=RATE,..., replay"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     profile: Annotated[
         str, typer.Option(help="measured, published-2024, or a profile file.")
     ] = "measured",
@@ -52,6 +59,10 @@ def simulate(
     chunk_prompts: Annotated[bool, typer.Option(help="Cut long prompts to the batch.")] = False,
     overlap: Annotated[bool, typer.Option(help="Send the cache layer by layer.")] = True,
     change_roles: Annotated[bool, typer.Option(help="Pull machines into the mixed pool.")] = True,
+    outage: Annotated[
+        list[str] | None,
+        typer.Option(help="POOL:NUMBER@DOWN[-UP], such as token:0@60-90, in seconds."),
+    ] = None,
     warmup: Annotated[float, typer.Option(min=0, help="Seconds to leave out.")] = 0.0,
     html: Out = None,
     timeline: Out = None,
@@ -63,7 +74,7 @@ def simulate(
     from splitwise.simulation.summary import summarise
 
     try:
-        load = open_source(source, rate, duration, seed)
+        load = open_source(source, rate, duration, seed, arrivals)
         groups = [
             *_groups(prompt or (), Pool.PROMPT, model, profile, prices),
             *_groups(token or (), Pool.TOKEN, model, profile, prices),
@@ -75,11 +86,10 @@ def simulate(
             chunk_prompts=chunk_prompts,
             change_roles=change_roles,
             overlap=base.overlap and overlap,
-            link_latency_s=max((group.times.link_latency_s for group in groups), default=0.0),
             batch_tokens=batch_tokens or base.batch_tokens,
             timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
         )
-        result = _run(load, groups, options)
+        result = _run(load, groups, options, [_outage(text, groups) for text in outage or ()])
         summary = summarise(result, load_profile(profile, reference, model), warmup_s=warmup)
         _write(result, summary, source, html, timeline, requests_table, machines_table)
     except ValueError as error:
@@ -107,11 +117,32 @@ def _groups(
         if not found or not count.isdigit() or int(count) < 1:
             raise ValueError(f"--{pool.name.lower()} is {spec!r}; write COUNTxKIND, 25xdgx-h100")
         times = load_profile(profile, kind, model, prices)
-        groups.append(MachineGroup(kind, times, pool, int(count), times.link_bytes_per_s))
+        groups.append(MachineGroup(kind, times, pool, int(count)))
     return groups
 
 
-def _run(load: Requests, groups: "Sequence[MachineGroup]", options: "Options") -> "Result":
+def _outage(text: str, groups: "Sequence[MachineGroup]") -> "Outage":
+    from splitwise.simulation.simulate import Outage
+
+    form = re.fullmatch(r"(prompt|token|mixed):(\d+)@([\d.]+)(?:-([\d.]+))?", text)
+    if form is None:
+        raise ValueError(f"--outage is {text!r}; write POOL:NUMBER@DOWN[-UP], token:0@60-90")
+    pools = [group.pool for group in groups for _ in range(group.count)]
+    machines = [i for i, pool in enumerate(pools) if pool.name.lower() == form[1]]
+    number = int(form[2])
+    if number >= len(machines):
+        raise ValueError(
+            f"--outage is {text!r}; the cluster has {len(machines)} {form[1]} machines"
+        )
+    return Outage(machines[number], float(form[3]), float(form[4] or "inf"))
+
+
+def _run(
+    load: Requests,
+    groups: "Sequence[MachineGroup]",
+    options: "Options",
+    outages: "Sequence[Outage]",
+) -> "Result":
     """Simulate under a progress bar, which is silent when nobody looks."""
     from splitwise.simulation.simulate import simulate as run
 
@@ -121,7 +152,9 @@ def _run(load: Requests, groups: "Sequence[MachineGroup]", options: "Options") -
         *columns, console=console, transient=True, disable=not sys.stderr.isatty()
     ) as bar:
         task = bar.add_task("requests", total=len(load))
-        return run(load, groups, options, lambda arrived: bar.update(task, completed=arrived))
+        return run(
+            load, groups, options, outages, lambda arrived: bar.update(task, completed=arrived)
+        )
 
 
 def _write(

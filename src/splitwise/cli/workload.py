@@ -37,7 +37,11 @@ Duration = Annotated[
     float | None,
     typer.Option(help="Seconds; default 600 for a built-in one, the whole file otherwise."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers of a built-in one.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers of what is drawn.")]
+Arrivals = Annotated[
+    str | None,
+    typer.Option(help="poisson, gamma:CV, diurnal:AMPLITUDE[:PERIOD], steps:0=RATE,..., replay"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -47,11 +51,12 @@ def inspect(
     rate: Rate = None,
     duration: Duration = None,
     seed: Seed = 0,
+    arrivals: Arrivals = None,
     as_json: Json = False,
 ) -> None:
     """Show sizes, rate and burstiness of a workload."""
     try:
-        requests = open_source(source, rate, duration, seed)
+        requests = open_source(source, rate, duration, seed, arrivals)
         summary = summarise(requests)
     except WorkloadError as error:
         fail(error)
@@ -68,11 +73,12 @@ def convert(
     rate: Rate = None,
     duration: Duration = None,
     seed: Seed = 0,
+    arrivals: Arrivals = None,
     as_json: Json = False,
 ) -> None:
     """Write a workload as arrival_s, prompt_tokens, output_tokens."""
     try:
-        requests = open_source(source, rate, duration, seed)
+        requests = open_source(source, rate, duration, seed, arrivals)
         write_requests(requests, out)
     except WorkloadError as error:
         fail(error)

@@ -92,5 +92,7 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     source.egress_free_s = end_s
     to.ingress_free_s = end_s
     one.transfer_start_s = start_s
-    one.transfer_end_s = end_s + state.rules.link_latency_s
+    one.transfer_end_s = end_s + max(
+        kinds.link_latency_s[source.kind], kinds.link_latency_s[to.kind]
+    )
     push(state.transfers, one.transfer_end_s, request)

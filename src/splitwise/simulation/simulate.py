@@ -54,7 +54,6 @@ class MachineGroup:
     times: IterationTimes
     pool: Pool
     count: int
-    link_bytes_per_s: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ class Options:
     overlap: bool = True
     overlap_from_tokens: int = 512
     share_links: bool = True
-    link_latency_s: float = 0.0
     retry_s: float = 0.0
     timeline_segments: int = 0
 
@@ -87,7 +85,7 @@ class Options:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch_requests > st.MAX_SLOTS:
             raise ValueError(f"batch_requests is {self.batch_requests}; at most {st.MAX_SLOTS}")
-        for name in ("max_preemptions", "link_latency_s", "retry_s", "timeline_segments"):
+        for name in ("max_preemptions", "retry_s", "timeline_segments"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
@@ -273,7 +271,8 @@ def new_kinds(groups: Sequence[MachineGroup], longest: int) -> st.Kinds:
         rows(lambda times: times.mixed_factor),
         rows(lambda times: times.kv_bytes_per_token),
         rows(lambda times: times.layers, np.int64),
-        np.array([group.link_bytes_per_s for group in groups], dtype=np.float64),
+        rows(lambda times: times.link_bytes_per_s),
+        rows(lambda times: times.link_latency_s),
     )
 
 
@@ -289,7 +288,6 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
         options.overlap,
         options.share_links,
         options.overlap_from_tokens,
-        options.link_latency_s,
         options.retry_s,
         span_s / SAMPLES,
     )

@@ -130,6 +130,7 @@ class Kinds(NamedTuple):
     kv_bytes_per_token: NDArray[np.float64]
     layers: NDArray[np.int64]
     link_bytes_per_s: NDArray[np.float64]
+    link_latency_s: NDArray[np.float64]
 
 
 class Rules(NamedTuple):
@@ -144,7 +145,6 @@ class Rules(NamedTuple):
     overlap: bool
     share_links: bool
     overlap_from_tokens: int
-    link_latency_s: float
     retry_s: float
     sample_every_s: float
 
