@@ -227,8 +227,7 @@ class ReferenceSimulator:
         running = m.started[: m.active]
         if not running and prompt_tokens == 0:
             m.busy = False
-            if not (m.prompts or m.ready):
-                go_home(self.cluster, m.index)
+            go_home(self.cluster, m.index)
             return
         m.busy = True
         times = m.group.times

@@ -7,7 +7,7 @@ The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public
 2. Tokens: the machine of the token pool with the least cache promised, else of the mixed pool;
    refused if the request's whole cache does not fit.
 3. Refused everywhere, a machine of the opposite pool is pulled into the mixed pool. It keeps its
-   home and returns (``go_home``) when it is wholly idle.
+   home and returns (``go_home``) when nothing is left there, nor promised to it.
 4. Still nobody: one machine, the least pending of all, computes both phases.
 5. A request that can never fit the machines so chosen goes to the one with the most cache, else
    it would block a queue for ever.
@@ -113,8 +113,8 @@ def _set_keys(cluster: Cluster, machine: int, pending: float, kv: float) -> None
 
 @shared
 def go_home(cluster: Cluster, machine: int) -> None:
-    """An idle machine returns to the pool it was pulled from."""
-    if cluster.pool[machine] != cluster.home[machine]:
+    """A machine with nothing to do, nor promised, returns to the pool it was pulled from."""
+    if cluster.pool[machine] != cluster.home[machine] and cluster.pending_tokens[machine] == 0:
         move(cluster, machine, cluster.home[machine])
 
 

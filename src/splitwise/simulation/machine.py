@@ -129,12 +129,11 @@ def start(state: Any, machine: int, now: float) -> None:
 
 @inlined
 def rest(state: Any, machine: int) -> None:
-    """Nothing can run; a machine with nothing at all to do goes home."""
+    """Nothing can run."""
     here = state.machines[machine]
     here.running = IDLE
     set_key(state.ends, machine, OUT)
-    if here.queue_head == NONE and here.ready_head == NONE:
-        go_home(state.cluster, machine)
+    go_home(state.cluster, machine)
 
 
 @inlined
