@@ -88,10 +88,10 @@ class ReferenceSimulator:
             request.number = number
             if request.prompt + request.output <= max(self.capacity):
                 self.push(request.arrival_s, ARRIVAL, request)
-        changes = [(one.down_s, True, one.machine) for one in outages]
-        changes += [(one.up_s, False, one.machine) for one in outages if np.isfinite(one.up_s)]
+        changes = [(one.down_s, 1, one.machine) for one in outages]
+        changes += [(one.up_s, 0, one.machine) for one in outages if np.isfinite(one.up_s)]
         for time_s, goes_down, machine in sorted(changes):
-            self.push(time_s, OUTAGE, (goes_down, self.machines[machine]))
+            self.push(time_s, OUTAGE, (bool(goes_down), self.machines[machine]))
 
     def push(self, time_s: float, kind: int, what: Any) -> None:
         order = what[0].index if kind == MACHINE_ENDS else next(self.number)

@@ -82,7 +82,6 @@ def recall(state: Any, request: int, generated: int) -> None:
     one.prompt_tokens += generated
     one.output_tokens -= generated
     one.done_tokens = 0
-    one.skips = 0
     one.transfer_start_s = np.nan
     one.transfer_end_s = np.nan
 

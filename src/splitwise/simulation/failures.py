@@ -26,8 +26,8 @@ def change_machine(state: Any, arrived: int, now: float) -> None:
     outages = state.outages
     event = outages.progress[0]
     outages.progress[0] += 1
-    machine = outages.machine[event]
-    if outages.goes_up[event]:
+    machine = outages.events[event].machine
+    if outages.events[event].goes_up:
         recover(state, machine, now)
     else:
         fail(state, machine, now)
@@ -45,12 +45,11 @@ def fail(state: Any, machine: int, now: float) -> None:
     stop_segment(state, machine, now)
     here = state.machines[machine]
     for slot in range(here.started):
-        request = state.slot_request[machine, slot]
-        one = state.requests[request]
-        one.last_token_s = state.slot_last_s[machine, slot]
-        one.max_tbt_s = state.slot_gap_s[machine, slot]
-        left = state.slot_finish[machine, slot] - here.iteration
-        recall(state, request, one.output_tokens - left)
+        seat = state.slots[machine, slot]
+        one = state.requests[seat.request]
+        one.last_token_s = seat.last_s
+        one.max_tbt_s = seat.gap_s
+        recall(state, seat.request, one.output_tokens - (seat.finish - here.iteration))
     for request in range(len(state.requests)):
         one = state.requests[request]
         if one.phase == Phase.AWAY or one.phase == Phase.DONE:

@@ -13,52 +13,53 @@ from splitwise.simulation.memory import has_room, take_memory
 
 
 @inlined
-def push(heap: Any, time_s: float, request: int) -> None:
+def push(transfers: Any, time_s: float, request: int) -> None:
     """Add an event; the heap has room for one entry a request."""
-    i = heap.size[0]
-    heap.size[0] += 1
+    heap = transfers.heap
+    i = transfers.size[0]
+    transfers.size[0] += 1
     while i > 0:
         parent = (i - 1) // 2
-        if heap.time_s[parent] <= time_s:
+        if heap[parent].time_s <= time_s:
             break
-        heap.time_s[i] = heap.time_s[parent]
-        heap.request[i] = heap.request[parent]
+        heap[i] = heap[parent]
         i = parent
-    heap.time_s[i] = time_s
-    heap.request[i] = request
+    heap[i].time_s = time_s
+    heap[i].request = request
 
 
 @inlined
-def pop(heap: Any) -> int:
+def pop(transfers: Any) -> int:
     """Take the earliest event's request off the heap."""
-    taken = heap.request[0]
-    heap.size[0] -= 1
-    last = heap.size[0]
-    time_s = heap.time_s[last]
-    request = heap.request[last]
+    heap = transfers.heap
+    taken = heap[0].request
+    transfers.size[0] -= 1
+    last = transfers.size[0]
+    time_s = heap[last].time_s
+    request = heap[last].request
     i = 0
     while 2 * i + 1 < last:
         child = 2 * i + 1
-        if child + 1 < last and heap.time_s[child + 1] < heap.time_s[child]:
+        if child + 1 < last and heap[child + 1].time_s < heap[child].time_s:
             child += 1
-        if heap.time_s[child] >= time_s:
+        if heap[child].time_s >= time_s:
             break
-        heap.time_s[i] = heap.time_s[child]
-        heap.request[i] = heap.request[child]
+        heap[i] = heap[child]
         i = child
-    heap.time_s[i] = time_s
-    heap.request[i] = request
+    heap[i].time_s = time_s
+    heap[i].request = request
     return int(taken)
 
 
 @inlined
-def drop(heap: Any, request: int) -> None:
+def drop(transfers: Any, request: int) -> None:
     """Take the request's event out, if there is one."""
-    size = heap.size[0]
-    heap.size[0] = 0
+    size = transfers.size[0]
+    transfers.size[0] = 0
     for i in range(size):
-        if heap.request[i] != request:
-            push(heap, heap.time_s[i], heap.request[i])
+        one = transfers.heap[i]
+        if one.request != request:
+            push(transfers, one.time_s, one.request)
 
 
 @inlined
@@ -77,10 +78,11 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
         take_memory(state, target, whole)
     source = state.machines[one.prompt_machine]
     to = state.machines[target]
-    kinds = state.kinds
-    rate = min(kinds.link_bytes_per_s[source.kind], kinds.link_bytes_per_s[to.kind])
-    whole_s = one.prompt_tokens * kinds.kv_bytes_per_token[source.kind] / rate
-    layers = kinds.layers[source.kind]
+    kind = state.kinds.fixed[source.kind]
+    to_kind = state.kinds.fixed[to.kind]
+    rate = min(kind.link_bytes_per_s, to_kind.link_bytes_per_s)
+    whole_s = one.prompt_tokens * kind.kv_bytes_per_token / rate
+    layers = kind.layers
     start_s = now
     if early:
         start_s = now - (now - one.attempt_start_s) * (layers - 1) / layers
@@ -92,7 +94,5 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     source.egress_free_s = end_s
     to.ingress_free_s = end_s
     one.transfer_start_s = start_s
-    one.transfer_end_s = end_s + max(
-        kinds.link_latency_s[source.kind], kinds.link_latency_s[to.kind]
-    )
+    one.transfer_end_s = end_s + max(kind.link_latency_s, to_kind.link_latency_s)
     push(state.transfers, one.transfer_end_s, request)

@@ -37,7 +37,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
         machine = first(ranking)
         end_s = ranking.key[machine] if machine != NOBODY else np.inf
         transfers = state.transfers
-        link_s = transfers.time_s[0] if transfers.size[0] > 0 else np.inf
+        link_s = transfers.heap[0].time_s if transfers.size[0] > 0 else np.inf
         outage_s = next_outage_s(state.outages)
         now = min(arrival_s, end_s, link_s)
         if now == np.inf and (state.outages.progress[1] == 0 or outage_s == np.inf):
@@ -62,7 +62,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
 def next_outage_s(outages: Any) -> float:
     """When the next machine goes down or up."""
     event = outages.progress[0]
-    return outages.time_s[event] if event < len(outages.time_s) else np.inf
+    return outages.events[event].time_s if event < len(outages.events) else np.inf
 
 
 @inlined
@@ -87,13 +87,14 @@ def sample(state: Any, now: float) -> None:
     """Write down the cluster's state at every sampling time up to ``now``."""
     log = state.log
     entry = log.written[1]
-    while entry < len(log.sample_s) and entry * state.rules.sample_every_s <= now:
-        log.sample_s[entry] = entry * state.rules.sample_every_s
+    while entry < len(log.samples) and entry * state.rules.sample_every_s <= now:
+        one = log.samples[entry]
+        one.time_s = entry * state.rules.sample_every_s
         for machine in range(len(state.machines)):
             here = state.machines[machine]
-            log.waiting_prompts[entry] += state.cluster.waiting[machine]
-            log.running_decodes[entry] += here.started
-            log.kv_tokens[entry] += here.memory_tokens
+            one.waiting_prompts += state.cluster.waiting[machine]
+            one.running_decodes += here.started
+            one.kv_tokens += here.memory_tokens
             log.pool_sizes[entry, state.cluster.pool[machine]] += state.cluster.up[machine]
         entry += 1
         log.written[1] = entry

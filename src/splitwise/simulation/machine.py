@@ -102,28 +102,28 @@ def start(state: Any, machine: int, now: float) -> None:
     if here.batch_tokens == 0 and here.active == 0:
         rest(state, machine)
         return
-    kinds = state.kinds
     decodes = here.active
+    decoding = state.kinds.by_decodes[here.kind, decodes]
     here.start_s = now
     here.is_cut = False
     here.growth_s = 0.0
     here.iterations = 1
-    context_s = kinds.context_s[here.kind, decodes] * seated_context(state, machine)
+    context_s = decoding.context_s * seated_context(state, machine)
     if here.batch_tokens == 0:
         here.running = DECODE
-        here.first_s = kinds.decode_s[here.kind, decodes] + context_s
-        here.growth_s = kinds.context_s[here.kind, decodes] * decodes
+        here.first_s = decoding.decode_s + context_s
+        here.growth_s = decoding.context_s * decodes
         # Aged decodes held a prompt back: they are aged no more after one iteration.
         once = aged > 0 and here.queue_head != NONE
         here.iterations = 1 if once else here.next_finish - here.iteration
         here.is_cut = here.iterations == 1
     elif decodes == 0:
         here.running = PROMPT
-        here.first_s = kinds.prompt_s[here.kind, here.batch_tokens]
+        here.first_s = state.kinds.by_tokens[here.kind, here.batch_tokens].prompt_s
     else:
         here.running = MIXED
-        plain_s = kinds.prompt_s[here.kind, here.batch_tokens + decodes]
-        here.first_s = kinds.mixed_factor[here.kind] * plain_s + context_s
+        plain_s = state.kinds.by_tokens[here.kind, here.batch_tokens + decodes].prompt_s
+        here.first_s = state.kinds.fixed[here.kind].mixed_factor * plain_s + context_s
     set_key(state.ends, machine, now + duration_s(here, here.iterations))
 
 
@@ -219,9 +219,9 @@ def hold(state: Any, machine: int) -> None:
     """The slots past the active ones are preempted: they wait with their cache in place."""
     here = state.machines[machine]
     for slot in range(here.active, here.started):
-        one = state.requests[state.slot_request[machine, slot]]
-        one.preemptions += 1
-        one.skips += 1
+        seat = state.slots[machine, slot]
+        seat.skips += 1
+        state.requests[seat.request].preemptions += 1
 
 
 @compiled
@@ -282,9 +282,9 @@ def account(state: Any, machine: int, now: float) -> None:
     tokens = here.batch_tokens + here.active
     if here.running == DECODE:
         here.decode_busy_s += spent_s
-        here.energy_joules += spent_s * kinds.decode_watts[here.kind, here.active]
+        here.energy_joules += spent_s * kinds.by_decodes[here.kind, here.active].watts
     else:
-        here.energy_joules += spent_s * kinds.prompt_watts[here.kind, tokens]
+        here.energy_joules += spent_s * kinds.by_tokens[here.kind, tokens].watts
         if here.running == PROMPT:
             here.prompt_busy_s += spent_s
         else:
@@ -292,12 +292,13 @@ def account(state: Any, machine: int, now: float) -> None:
     state.occupancy_s[machine, min(tokens, OCCUPANCY_BINS - 1)] += spent_s
     log = state.log
     entry = log.written[0]
-    if entry < len(log.start_s):
+    if entry < len(log.segments):
         log.written[0] += 1
-        log.machine[entry] = machine
-        log.start_s[entry] = here.start_s
-        log.end_s[entry] = now
-        log.kind[entry] = here.running
-        log.prompts[entry] = here.batch_prompts
-        log.decodes[entry] = here.active
-        log.iterations[entry] = here.iterations
+        segment = log.segments[entry]
+        segment.machine = machine
+        segment.start_s = here.start_s
+        segment.end_s = now
+        segment.kind = here.running
+        segment.prompts = here.batch_prompts
+        segment.decodes = here.active
+        segment.iterations = here.iterations

@@ -6,8 +6,8 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, fields
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ PER_MACHINE: Final = (
     *("busy_s", "prompt_busy_s", "decode_busy_s", "mixed_busy_s"),
     *("prompt_tokens_done", "tokens_out", "down_s"),
 )
+SEGMENT_FIELDS: Final = tuple(field.name for field in fields(Segments))
 
 
 class Load(Protocol):
@@ -184,8 +185,6 @@ def new_state(
         [group.times.kv_capacity_tokens for group in groups], [group.count for group in groups]
     )
     table = new_requests(requests, int(capacity.max()))
-    shape = (len(machines), st.MAX_SLOTS)
-    count = len(table)
     span_s = max(float(requests.arrival_s[-1]), 1.0)
     longest = int(table["prompt_tokens"].max()) + options.batch_tokens + st.MAX_SLOTS
     return st.State(
@@ -194,17 +193,11 @@ def new_state(
         new_rules(options, span_s),
         machines,
         table,
-        np.zeros(shape, dtype=np.int32),
-        np.zeros(shape, dtype=np.int64),
-        np.zeros(shape),
-        np.zeros(shape),
+        np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
+        np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
-        np.zeros(st.MAX_SLOTS, dtype=np.int64),
-        np.zeros(st.MAX_SLOTS),
         new_ranking(len(machines)),
-        st.Transfers(
-            np.zeros(1, dtype=np.int64), np.zeros(count + 1), np.zeros(count + 1, dtype=np.int32)
-        ),
+        st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
         new_outages(outages),
         new_log(options.timeline_segments),
     )
@@ -212,15 +205,10 @@ def new_state(
 
 def new_outages(outages: Sequence[Outage]) -> st.Outages:
     """The outages' begins and ends in order of time; of equals, ends first."""
-    events = [(one.down_s, True, one.machine) for one in outages]
-    events += [(one.up_s, False, one.machine) for one in outages if np.isfinite(one.up_s)]
-    events.sort()
-    return st.Outages(
-        np.zeros(2, dtype=np.int64),
-        np.array([time_s for time_s, _, _ in events], dtype=np.float64),
-        np.array([machine for _, _, machine in events], dtype=np.int32),
-        np.array([not goes_down for _, goes_down, _ in events], dtype=np.bool_),
-    )
+    events = [(one.down_s, one.machine, 0) for one in outages]
+    events += [(one.up_s, one.machine, 1) for one in outages if np.isfinite(one.up_s)]
+    events.sort(key=lambda event: (event[0], -event[2], event[1]))
+    return st.Outages(np.zeros(2, dtype=np.int64), np.array(events, dtype=st.OUTAGE))
 
 
 def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
@@ -257,23 +245,21 @@ def new_requests(requests: Load, capacity_tokens: int) -> NDArray[np.void]:
 def new_kinds(groups: Sequence[MachineGroup], longest: int) -> st.Kinds:
     """Look-up tables of every group's machine kind, for iterations of up to ``longest`` tokens."""
     tokens = np.arange(longest)
-
-    def rows(values: Callable[[Any], Any], dtype: Any = np.float64) -> NDArray[Any]:
-        return np.array([values(group.times) for group in groups], dtype=dtype)
-
-    return st.Kinds(
-        rows(lambda times: times.prompt_time_s(tokens)),
-        rows(lambda times: np.broadcast_to(times.prompt_watts_at(tokens), tokens.shape)),
-        rows(lambda times: times.decode_s),
-        rows(lambda times: times.decode_s_per_context_token),
-        rows(lambda times: np.full(st.MAX_SLOTS + 1, times.decode_watts)),
-        rows(lambda times: times.idle_watts),
-        rows(lambda times: times.mixed_factor),
-        rows(lambda times: times.kv_bytes_per_token),
-        rows(lambda times: times.layers, np.int64),
-        rows(lambda times: times.link_bytes_per_s),
-        rows(lambda times: times.link_latency_s),
+    kinds = st.Kinds(
+        np.zeros(len(groups), dtype=st.KIND),
+        np.zeros((len(groups), longest), dtype=st.BY_TOKENS),
+        np.zeros((len(groups), st.MAX_SLOTS + 1), dtype=st.BY_DECODES),
     )
+    for kind, group in enumerate(groups):
+        times = group.times
+        for name in st.KIND.names or ():
+            kinds.fixed[name][kind] = getattr(times, name)
+        kinds.by_tokens["prompt_s"][kind] = times.prompt_time_s(tokens)
+        kinds.by_tokens["watts"][kind] = times.prompt_watts_at(tokens)
+        kinds.by_decodes["decode_s"][kind] = times.decode_s
+        kinds.by_decodes["context_s"][kind] = times.decode_s_per_context_token
+        kinds.by_decodes["watts"][kind] = times.decode_watts
+    return kinds
 
 
 def new_rules(options: Options, span_s: float) -> st.Rules:
@@ -298,18 +284,9 @@ def new_log(segments: int) -> st.Log:
     samples = 2 * SAMPLES
     return st.Log(
         np.zeros(2, dtype=np.int64),
-        np.zeros(segments, dtype=np.int32),
-        np.zeros(segments),
-        np.zeros(segments),
-        np.zeros(segments, dtype=np.int8),
-        np.zeros(segments, dtype=np.int32),
-        np.zeros(segments, dtype=np.int32),
-        np.zeros(segments, dtype=np.int64),
-        np.zeros(samples),
-        np.zeros(samples, dtype=np.int64),
-        np.zeros(samples, dtype=np.int64),
+        np.zeros(segments, dtype=st.SEGMENT),
+        np.zeros(samples, dtype=st.SAMPLE),
         np.zeros((samples, 3), dtype=np.int64),
-        np.zeros(samples, dtype=np.int64),
     )
 
 
@@ -330,7 +307,7 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
     is_down = ~state.cluster.up
     machines["down_s"][is_down] += np.maximum(end_s - machines["down_since_s"][is_down], 0.0)
     idle_s = np.maximum(end_s - machines["busy_s"] - machines["down_s"], 0.0)
-    energy = machines["energy_joules"] + idle_s * state.kinds.idle_watts[machines["kind"]]
+    energy = machines["energy_joules"] + idle_s * state.kinds.fixed["idle_watts"][machines["kind"]]
     segments, samples = log.written
     per_request = {name: table[name].copy() for name in PER_REQUEST}
     per_machine = {name: machines[name].copy() for name in PER_MACHINE}
@@ -344,19 +321,11 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
         peak_kv_tokens=machines["peak_memory_tokens"].copy(),
         kv_capacity_tokens=state.cluster.kv_capacity_tokens,
         occupancy_s=state.occupancy_s,
-        sample_s=log.sample_s[:samples],
-        waiting_prompts=log.waiting_prompts[:samples],
-        running_decodes=log.running_decodes[:samples],
+        sample_s=log.samples["time_s"][:samples],
+        waiting_prompts=log.samples["waiting_prompts"][:samples],
+        running_decodes=log.samples["running_decodes"][:samples],
+        kv_tokens=log.samples["kv_tokens"][:samples],
         pool_sizes=log.pool_sizes[:samples],
-        kv_tokens=log.kv_tokens[:samples],
-        segments=Segments(
-            log.machine[:segments],
-            log.start_s[:segments],
-            log.end_s[:segments],
-            log.kind[:segments],
-            log.prompts[:segments],
-            log.decodes[:segments],
-            log.iterations[:segments],
-        ),
+        segments=Segments(**{name: log.segments[name][:segments] for name in SEGMENT_FIELDS}),
         end_s=end_s,
     )

@@ -13,15 +13,15 @@ def join(state: Any, machine: int, request: int) -> None:
     """Give the request the machine's next free slot."""
     here = state.machines[machine]
     one = state.requests[request]
-    slot = here.started
-    here.started += 1
-    finish = here.iteration + one.output_tokens - 1
-    state.slot_request[machine, slot] = request
-    state.slot_finish[machine, slot] = finish
-    state.slot_last_s[machine, slot] = one.last_token_s
-    state.slot_gap_s[machine, slot] = one.max_tbt_s
+    seat = state.slots[machine, here.started]
+    seat.request = request
+    seat.skips = 0
+    seat.finish = here.iteration + one.output_tokens - 1
+    seat.last_s = one.last_token_s
+    seat.gap_s = one.max_tbt_s
     here.context_tokens += one.prompt_tokens + 1
-    here.next_finish = min(here.next_finish, finish) if slot > 0 else finish
+    here.next_finish = min(here.next_finish, seat.finish) if here.started > 0 else seat.finish
+    here.started += 1
 
 
 @inlined
@@ -30,8 +30,9 @@ def seated_context(state: Any, machine: int) -> int:
     here = state.machines[machine]
     context = here.context_tokens
     for slot in range(here.active, here.started):
-        one = state.requests[state.slot_request[machine, slot]]
-        left = state.slot_finish[machine, slot] - here.iteration
+        seat = state.slots[machine, slot]
+        one = state.requests[seat.request]
+        left = seat.finish - here.iteration
         context -= one.prompt_tokens + one.output_tokens - left
     return int(context)
 
@@ -46,44 +47,25 @@ def age_and_order(state: Any, machine: int) -> int:
     here = state.machines[machine]
     cap = state.rules.max_preemptions
     started = here.started
-    if started == 0 or (here.active == started and cap <= 0):
+    if here.active == started:  # nobody was preempted, so nobody is aged
         return 0
-    order = state.order
-    aged = 0
+    slots = state.slots[machine]
+    ordered = state.scratch
+    count = 0
     if cap > 0:
         for slot in range(started):
-            if state.requests[state.slot_request[machine, slot]].skips >= cap:
-                order[aged] = slot
-                aged += 1
-    if here.active == started and aged == 0:
-        return 0
-    count = aged
+            if slots[slot].skips >= cap:
+                ordered[count] = slots[slot]
+                count += 1
+    aged = count
     for i in range(started):
         slot = (here.active + i) % started
-        is_aged = cap > 0 and state.requests[state.slot_request[machine, slot]].skips >= cap
-        if not is_aged:
-            order[count] = slot
+        if cap <= 0 or slots[slot].skips < cap:
+            ordered[count] = slots[slot]
             count += 1
-    reorder(state, machine, order[:started])
+    for slot in range(started):
+        slots[slot] = ordered[slot]
     return aged
-
-
-@inlined
-def reorder(state: Any, machine: int, order: Any) -> None:
-    """Lay the slots out anew; ``order`` holds the old slot of each new one."""
-    permute(state.slot_request[machine], order, state.scratch)
-    permute(state.slot_finish[machine], order, state.scratch)
-    permute(state.slot_last_s[machine], order, state.scratch)
-    permute(state.slot_gap_s[machine], order, state.scratch)
-
-
-@inlined
-def permute(row: Any, order: Any, scratch: Any) -> None:
-    """Bring the first entries of ``row`` into the given order."""
-    for i in range(len(order)):
-        scratch[i] = row[order[i]]
-    for i in range(len(order)):
-        row[i] = scratch[i]
 
 
 @inlined
@@ -94,30 +76,27 @@ def drop_finished(state: Any, machine: int, now: float) -> None:
     first_end_s = here.start_s + here.first_s
     here.iteration += here.iterations
     here.context_tokens += here.active * here.iterations
-    gaps = state.slot_gap_s[machine]
-    lasts = state.slot_last_s[machine]
-    finishes = state.slot_finish[machine]
+    slots = state.slots[machine]
     for slot in range(here.active):
-        if lasts[slot] < here.start_s:
-            state.requests[state.slot_request[machine, slot]].skips = 0
-        gaps[slot] = max(gaps[slot], last_gap_s, first_end_s - lasts[slot])
-        lasts[slot] = now
+        seat = slots[slot]
+        seat.skips = 0
+        seat.gap_s = max(seat.gap_s, last_gap_s, first_end_s - seat.last_s)
+        seat.last_s = now
     for slot in range(here.active, here.started):
-        finishes[slot] += here.iterations
+        slots[slot].finish += here.iterations
+    if here.next_finish > here.iteration and here.active == here.started:
+        return  # nobody is done
     kept = 0
     next_finish = np.int64(2**62)
     active = here.active
     for slot in range(here.started):
-        if finishes[slot] == here.iteration:
+        if slots[slot].finish == here.iteration:
             finish(state, machine, slot, now)
             active -= 1
             continue
-        next_finish = min(next_finish, finishes[slot])
+        next_finish = min(next_finish, slots[slot].finish)
         if kept < slot:
-            state.slot_request[machine, kept] = state.slot_request[machine, slot]
-            finishes[kept] = finishes[slot]
-            lasts[kept] = lasts[slot]
-            gaps[kept] = gaps[slot]
+            slots[kept] = slots[slot]
         kept += 1
     here.started = kept
     here.active = active
@@ -128,11 +107,12 @@ def drop_finished(state: Any, machine: int, now: float) -> None:
 def finish(state: Any, machine: int, slot: int, now: float) -> None:
     """The request in ``slot`` has its last token."""
     here = state.machines[machine]
-    one = state.requests[state.slot_request[machine, slot]]
+    seat = state.slots[machine, slot]
+    one = state.requests[seat.request]
     tokens = one.prompt_tokens + one.output_tokens
     one.phase = Phase.DONE
     one.finish_s = now
-    one.max_tbt_s = state.slot_gap_s[machine, slot]
+    one.max_tbt_s = seat.gap_s
     here.context_tokens -= tokens
     here.memory_tokens -= tokens
     state.cluster.pending_tokens[machine] -= 1

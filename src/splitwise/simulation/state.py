@@ -1,8 +1,8 @@
 """Everything the event loop reads and writes: records a machine and a request, slots, events.
 
-Arrays only. A machine's decodes lie in its row of ``slot_*``: the first ``active`` of ``started``
-slots take part in the running iteration, the others were preempted by prompts and keep their
-cache. ``slot_finish`` is the number of the machine iteration that makes the slot's last token.
+Arrays of records only, and few of them, for compiled calls pass every array by its parts. A
+machine's decodes lie in its row of ``slots``: the first ``active`` of ``started`` slots take part
+in the running iteration, the others were preempted by prompts and keep their cache.
 """
 
 from enum import IntEnum
@@ -94,7 +94,6 @@ REQUEST = np.dtype(
         ("prompt_machine", np.int32),
         ("token_machine", np.int32),
         ("preemptions", np.int32),
-        ("skips", np.int32),  # iterations in a row that went without this decode
         ("attempts", np.int32),
         ("phase", np.int8),
         ("status", np.int8),
@@ -113,24 +112,63 @@ REQUEST = np.dtype(
 )
 
 
+SLOT = np.dtype(
+    [
+        ("request", np.int32),
+        ("skips", np.int32),  # iterations in a row that went without this decode
+        ("finish", np.int64),  # number of the machine iteration that makes its last token
+        ("last_s", np.float64),  # when its latest token came out
+        ("gap_s", np.float64),  # the longest time between two of its tokens
+    ],
+    align=True,
+)
+
+KIND = np.dtype(
+    [
+        ("idle_watts", np.float64),
+        ("mixed_factor", np.float64),
+        ("kv_bytes_per_token", np.float64),
+        ("layers", np.int64),
+        ("link_bytes_per_s", np.float64),
+        ("link_latency_s", np.float64),
+    ]
+)
+BY_TOKENS = np.dtype([("prompt_s", np.float64), ("watts", np.float64)])
+BY_DECODES = np.dtype([("decode_s", np.float64), ("context_s", np.float64), ("watts", np.float64)])
+TRANSFER = np.dtype([("time_s", np.float64), ("request", np.int64)])
+OUTAGE = np.dtype([("time_s", np.float64), ("machine", np.int32), ("goes_up", np.int32)])
+SEGMENT = np.dtype(
+    [
+        ("machine", np.int32),
+        ("kind", np.int8),
+        ("start_s", np.float64),
+        ("end_s", np.float64),
+        ("prompts", np.int32),
+        ("decodes", np.int32),
+        ("iterations", np.int64),
+    ],
+    align=True,
+)
+SAMPLE = np.dtype(
+    [
+        ("time_s", np.float64),
+        ("waiting_prompts", np.int64),
+        ("running_decodes", np.int64),
+        ("kv_tokens", np.int64),
+    ]
+)
+
+
 class Kinds(NamedTuple):
     """What the machine kinds can do; row k is kind k.
 
-    ``prompt_s`` and ``prompt_watts`` are looked up by the tokens of an iteration, ``decode_s`` and
-    ``context_s`` (a token of context) by its decodes.
+    ``by_tokens`` is looked up by the tokens of an iteration with prompts, ``by_decodes`` by the
+    decodes of an iteration; ``context_s`` is added for each token of context.
     """
 
-    prompt_s: NDArray[np.float64]
-    prompt_watts: NDArray[np.float64]
-    decode_s: NDArray[np.float64]
-    context_s: NDArray[np.float64]
-    decode_watts: NDArray[np.float64]
-    idle_watts: NDArray[np.float64]
-    mixed_factor: NDArray[np.float64]
-    kv_bytes_per_token: NDArray[np.float64]
-    layers: NDArray[np.int64]
-    link_bytes_per_s: NDArray[np.float64]
-    link_latency_s: NDArray[np.float64]
+    fixed: NDArray[np.void]
+    by_tokens: NDArray[np.void]
+    by_decodes: NDArray[np.void]
 
 
 class Rules(NamedTuple):
@@ -153,8 +191,7 @@ class Transfers(NamedTuple):
     """A binary heap of what happens on links: ``size[0]`` entries, the earliest at index 0."""
 
     size: NDArray[np.int64]
-    time_s: NDArray[np.float64]
-    request: NDArray[np.int32]
+    heap: NDArray[np.void]
 
 
 class Outages(NamedTuple):
@@ -164,27 +201,16 @@ class Outages(NamedTuple):
     """
 
     progress: NDArray[np.int64]
-    time_s: NDArray[np.float64]
-    machine: NDArray[np.int32]
-    goes_up: NDArray[np.bool_]
+    events: NDArray[np.void]
 
 
 class Log(NamedTuple):
     """What the timeline shows; ``written`` holds the segments and the samples written so far."""
 
     written: NDArray[np.int64]
-    machine: NDArray[np.int32]
-    start_s: NDArray[np.float64]
-    end_s: NDArray[np.float64]
-    kind: NDArray[np.int8]
-    prompts: NDArray[np.int32]
-    decodes: NDArray[np.int32]
-    iterations: NDArray[np.int64]
-    sample_s: NDArray[np.float64]
-    waiting_prompts: NDArray[np.int64]
-    running_decodes: NDArray[np.int64]
+    segments: NDArray[np.void]
+    samples: NDArray[np.void]
     pool_sizes: NDArray[np.int64]
-    kv_tokens: NDArray[np.int64]
 
 
 class State(NamedTuple):
@@ -195,13 +221,9 @@ class State(NamedTuple):
     rules: Rules
     machines: NDArray[np.void]
     requests: NDArray[np.void]
-    slot_request: NDArray[np.int32]
-    slot_finish: NDArray[np.int64]
-    slot_last_s: NDArray[np.float64]
-    slot_gap_s: NDArray[np.float64]
+    slots: NDArray[np.void]
+    scratch: NDArray[np.void]
     occupancy_s: NDArray[np.float64]
-    order: NDArray[np.int64]
-    scratch: NDArray[np.float64]
     ends: Ranking
     transfers: Transfers
     outages: Outages
