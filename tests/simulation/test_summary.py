@@ -15,14 +15,14 @@ from splitwise.simulation.slowdown import (
     PAPER_SLOS,
     Slo,
     SummaryError,
+    experience,
     percentile,
-    slowdowns,
 )
 from splitwise.simulation.summary import distribution, summarise
 
 
 def test_slowdowns_by_hand() -> None:
-    found = slowdowns(four_requests(), Alone())
+    found = experience(four_requests(), Alone())
     np.testing.assert_allclose(found.ttft, [1, 2, 3, 4])
     np.testing.assert_allclose(found.tbt, [1, 2, 3, NAN])
     # Alone: 100 ms + 10 * 10.1 ms; one token: 100 ms.
@@ -58,7 +58,7 @@ def test_the_nine_slos_of_the_paper_by_hand() -> None:
 
 
 def test_a_limit_that_is_just_reached_is_met() -> None:
-    value = percentile(slowdowns(four_requests(), Alone()).ttft, 50)
+    value = percentile(experience(four_requests(), Alone()).ttft, 50)
     assert summarise(four_requests(), Alone(), [Slo("ttft", 50, value)]).meets_slos
     assert not summarise(four_requests(), Alone(), [Slo("ttft", 50, value * 0.999)]).meets_slos
 

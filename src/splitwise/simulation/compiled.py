@@ -15,21 +15,24 @@ from numba.extending import register_jitable
 from splitwise.scheduling.shared import SHARED, Function
 
 
-def _digest() -> str:
+def digest_of(*parts: str) -> str:
+    """Of the sources in these rooms or files of the package, and of numba's version."""
     package = Path(__file__).parent.parent
-    sources = [*(package / "scheduling").rglob("*.py"), *(package / "simulation").rglob("*.py")]
     digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(sources):
-        digest.update(source.read_bytes())
+    for part in parts:
+        here = package / part
+        for source in sorted(here.rglob("*.py")) if here.is_dir() else [here]:
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _cache_folder() -> str:
+def cache_home() -> Path:
+    """The folder for what can be made again."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(base) / "splitwise" / "compiled" / _digest())
+    return Path(base) / "splitwise"
 
 
-_CACHE_FOLDER = _cache_folder()
+_CACHE_FOLDER = str(cache_home() / "compiled" / digest_of("scheduling", "simulation"))
 for _function in SHARED:
     register_jitable(_function)
 

@@ -1,6 +1,7 @@
-"""Every request against the same request alone on a reference machine, and the SLOs on that.
+"""What requests experienced, against themselves alone on a reference machine, and SLOs on that.
 
-1. ``slowdowns`` divides TTFT, TBT and end-to-end time by what they are alone.
+1. ``experience`` gives TTFT, TBT and end-to-end time of every request, in seconds and divided by
+   what they are alone.
 2. ``check_slos`` sets percentiles of these against limits; ``PAPER_SLOS`` are the paper's nine.
 
 A request that never got what is measured (rejected, or still running at the end) counts as
@@ -9,7 +10,7 @@ infinitely slow, so that a cluster cannot meet an SLO by turning requests away.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from splitwise.simulation.result import Result
 
 Floats = NDArray[np.float64]
 Metric = Literal["ttft", "tbt", "e2e"]
+Unit = Literal["x", "s"]
 
 
 class SummaryError(ValueError):
@@ -37,11 +39,19 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class Slo:
-    """At most ``limit`` times the time alone, at this percentile of the requests."""
+    """At most ``limit`` at this percentile of the requests.
+
+    ``unit`` x: times of what the request takes alone; s: seconds.
+    """
 
     metric: Metric
     percentile: int
     limit: float
+    unit: Unit = "x"
+
+    def __str__(self) -> str:
+        limit = f"{self.limit:g}x" if self.unit == "x" else f"{self.limit * 1000:g}ms"
+        return f"{self.metric}:p{self.percentile}<={limit}"
 
 
 PAPER_SLOS: Final = (
@@ -54,26 +64,34 @@ PAPER_SLOS: Final = (
 
 @dataclass(frozen=True)
 class SloCheck:
-    """An SLO and the slowdown that was reached; nan, and met, where no request is concerned."""
+    """An SLO and what was reached; nan, and met, where no request is concerned."""
 
     metric: Metric
     percentile: int
     limit: float
+    unit: Unit
     value: float
     is_met: bool
 
 
 @dataclass(frozen=True)
-class Slowdowns:
-    """Times against those alone, one entry a request; TBT is nan for requests of one token."""
+class Experience:
+    """One entry a request: slowdowns, and seconds. TBT is nan for requests of one token."""
 
     ttft: Floats
     tbt: Floats
     e2e: Floats
+    ttft_s: Floats
+    tbt_s: Floats
+    e2e_s: Floats
+
+    def of(self, which: NDArray[np.bool_]) -> "Experience":
+        """The same of some requests only."""
+        return Experience(*(getattr(self, one.name)[which] for one in fields(self)))
 
 
-def slowdowns(result: Result, reference: Reference) -> Slowdowns:
-    """Every request against itself alone; infinite where the answer is missing.
+def experience(result: Result, reference: Reference) -> Experience:
+    """Every request in seconds and against itself alone; infinite where the answer is missing.
 
     Alone, the first token takes the prompt's iteration and every further one a decode iteration
     of one request whose context is the prompt.
@@ -87,11 +105,12 @@ def slowdowns(result: Result, reference: Reference) -> Slowdowns:
                 f"reference: {name} gave {np.min(times_s)}; every time must be above 0"
             )
     alone_e2e_s = alone_ttft_s + alone_tbt_s * (result.output_tokens - 1)
-    tbt = np.where(result.output_tokens > 1, _missing_is_inf(result.tbt_s / alone_tbt_s), np.nan)
-    return Slowdowns(
-        _missing_is_inf(result.ttft_s / alone_ttft_s),
-        tbt,
-        _missing_is_inf(result.e2e_s / alone_e2e_s),
+    ttft_s = _missing_is_inf(result.ttft_s)
+    tbt_s = np.where(result.output_tokens > 1, _missing_is_inf(result.tbt_s), np.nan)
+    e2e_s = _missing_is_inf(result.e2e_s)
+    return Experience(
+        *(ttft_s / alone_ttft_s, tbt_s / alone_tbt_s, e2e_s / alone_e2e_s),
+        *(ttft_s, tbt_s, e2e_s),
     )
 
 
@@ -99,14 +118,14 @@ def _missing_is_inf(values: Floats) -> Floats:
     return np.where(np.isnan(values), np.inf, values)
 
 
-def check_slos(slowdown: Slowdowns, slos: Sequence[Slo]) -> tuple[SloCheck, ...]:
-    """Every SLO with the slowdown reached at its percentile."""
+def check_slos(seen: Experience, slos: Sequence[Slo]) -> tuple[SloCheck, ...]:
+    """Every SLO with what was reached at its percentile."""
 
     def check(slo: Slo) -> SloCheck:
-        values = present(getattr(slowdown, slo.metric))
+        values = present(getattr(seen, slo.metric if slo.unit == "x" else f"{slo.metric}_s"))
         value = percentile(values, slo.percentile)
         is_met = len(values) == 0 or value <= slo.limit
-        return SloCheck(slo.metric, slo.percentile, slo.limit, value, is_met)
+        return SloCheck(slo.metric, slo.percentile, slo.limit, slo.unit, value, is_met)
 
     return tuple(check(slo) for slo in slos)
 

@@ -6,7 +6,7 @@ are of the requests that have them; slowdowns count a missing answer as infinite
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,12 +21,11 @@ from splitwise.simulation.slowdown import (
     Reference,
     Slo,
     SloCheck,
-    Slowdowns,
     SummaryError,
     check_slos,
+    experience,
     percentile,
     present,
-    slowdowns,
 )
 
 
@@ -68,7 +67,7 @@ class Latencies:
 
 @dataclass(frozen=True)
 class SlowdownPercentiles:
-    """Distributions of ``Slowdowns``."""
+    """Distributions of slowdowns."""
 
     ttft: Distribution
     tbt: Distribution
@@ -150,16 +149,17 @@ def summarise(
         raise SummaryError(
             f"warmup_s is {warmup_s}, but no request arrived at or after it; use less"
         )
-    slowdown = slowdowns(result, reference)
-    ttft, tbt, e2e = (getattr(slowdown, one.name)[is_counted] for one in fields(slowdown))
-    checks = check_slos(Slowdowns(ttft, tbt, e2e), slos)
+    seen = experience(result, reference).of(is_counted)
+    checks = check_slos(seen, slos)
     return Summary(
         warmup_s=warmup_s,
         end_s=result.end_s,
         counts=count(result, is_counted),
         throughput=throughput(result, warmup_s),
         latencies=latencies(result, is_counted),
-        slowdowns=SlowdownPercentiles(distribution(ttft), distribution(tbt), distribution(e2e)),
+        slowdowns=SlowdownPercentiles(
+            distribution(seen.ttft), distribution(seen.tbt), distribution(seen.e2e)
+        ),
         slos=checks,
         meets_slos=all(check.is_met for check in checks),
         groups=group_machines(result),

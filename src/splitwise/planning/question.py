@@ -1,0 +1,125 @@
+"""What a user asks: a load, machines on offer, targets, and what is to be best.
+
+``Question`` is complete: the same question has the same answer, on any machine.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, cast
+
+from splitwise.hardware import IterationTimes
+from splitwise.planning.demand import Demand
+from splitwise.planning.errors import PlanningError
+from splitwise.simulation.simulate import Options
+from splitwise.simulation.slowdown import PAPER_SLOS, Metric, Slo
+
+DEFAULT_STOCK: Final = 64
+DEFAULT_RULES: Final = Options()
+SLO_FORM: Final = "write METRIC:pNN<=LIMIT, such as ttft:p90<=3x, tbt:p99<=200ms or e2e:p50<=4s"
+_SLO_PATTERN: Final = r"(ttft|tbt|e2e):?p(\d{1,2})(?:<=|<|=)([\d.]+)(x|ms|s)"
+
+
+class Objective(StrEnum):
+    """What the best cluster has most, or least, of."""
+
+    THROUGHPUT = "throughput"
+    COST = "cost"
+    POWER = "power"
+    MACHINES = "machines"
+    ENERGY = "energy"
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A machine kind that can be had: at most ``stock`` of them."""
+
+    name: str
+    times: IterationTimes
+    stock: int = DEFAULT_STOCK
+
+    def __post_init__(self) -> None:
+        if self.stock < 1:
+            raise PlanningError(
+                f"stock of {self.name} is {self.stock}; offer at least 1, or leave the kind out"
+            )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cluster may cost at most: dollars an hour, provisioned watts, machines."""
+
+    dollars_per_hour: float = math.inf
+    watts: float = math.inf
+    machines: float = math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("dollars_per_hour", "watts", "machines"):
+            if not getattr(self, name) > 0:
+                raise PlanningError(f"{name} is {getattr(self, name):g}; allow more than 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Everything that an answer depends on.
+
+    ``rate_per_s`` is the load to carry; None asks for as much as possible and goes with the
+    objective throughput only. ``reference`` is the machine that slowdowns are measured against. A
+    cluster carries a rate if all ``slos`` hold with each of the ``seeds``; rates are looked for in
+    steps of ``resolution_per_s``.
+    """
+
+    demand: Demand
+    offers: tuple[Offer, ...]
+    reference: IterationTimes
+    objective: Objective = Objective.COST
+    rate_per_s: float | None = None
+    limits: Limits = Limits()
+    slos: tuple[Slo, ...] = PAPER_SLOS
+    options: Options = DEFAULT_RULES
+    seeds: tuple[int, ...] = (1, 2, 3)
+    resolution_per_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.offers:
+            raise PlanningError("offers: none; offer at least one machine kind")
+        names = [offer.name for offer in self.offers]
+        if len(set(names)) < len(names):
+            raise PlanningError(f"offers: {', '.join(names)}; name each kind once")
+        if not self.slos:
+            raise PlanningError("slos: none; without a target any cluster would do")
+        if not self.seeds:
+            raise PlanningError("seeds: none; give at least one")
+        if not self.resolution_per_s > 0:
+            raise PlanningError(f"resolution_per_s is {self.resolution_per_s}; give more than 0")
+        if self.objective is Objective.THROUGHPUT:
+            if self.rate_per_s is not None:
+                raise PlanningError(
+                    f"rate_per_s is {self.rate_per_s:g}, but the objective is throughput; leave "
+                    "the rate out, or ask for least cost, power, machines or energy"
+                )
+        elif self.rate_per_s is None or not self.rate_per_s > 0:
+            raise PlanningError(
+                f"rate_per_s is {self.rate_per_s}; say how many requests a second have to be "
+                "carried, or ask for the most throughput"
+            )
+
+
+def parse_slo(text: str) -> Slo:
+    """The SLO that ``ttft:p90<=3x`` or ``tbt:p99<=200ms`` means.
+
+    Raises:
+        PlanningError: another form, or a limit that is not above 0.
+    """
+    form = re.fullmatch(_SLO_PATTERN, text.strip().lower())
+    if form is None:
+        raise PlanningError(f"slo {text!r}: {SLO_FORM}")
+    metric, percentile, number, unit = form.groups()
+    try:
+        limit = float(number) / (1000 if unit == "ms" else 1)
+    except ValueError as error:
+        raise PlanningError(f"slo {text!r}: {number} is no number; {SLO_FORM}") from error
+    if limit <= 0 or int(percentile) == 0:
+        raise PlanningError(f"slo {text!r}: give a percentile and a limit above 0")
+    return Slo(cast("Metric", metric), int(percentile), limit, "x" if unit == "x" else "s")
