@@ -15,7 +15,8 @@ The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public
 A cluster whose machines all live in the mixed pool has no phases to split: the least pending
 machine computes both (the baseline).
 
-``choose`` looks, ``place`` also pulls. Whoever changes a machine's numbers calls ``rank``.
+``choose`` looks, ``place`` also pulls, ``place_if_room`` lets a request wait instead. Whoever
+changes a machine's numbers calls ``rank``.
 """
 
 from typing import Final, NamedTuple
@@ -81,6 +82,47 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
     for machine in range(count):
         rank(cluster, machine)
     return cluster
+
+
+def with_machine(cluster: Cluster, pool: Pool, kv_capacity_tokens: int) -> Cluster:
+    """The same machines with what they do, and one more, idle, at the end."""
+    grown = new_cluster(
+        np.append(cluster.home, np.int8(pool)),
+        np.append(cluster.kv_capacity_tokens, kv_capacity_tokens),
+    )
+    for machine in range(len(cluster.home)):
+        _set_keys(grown, machine, OUT, OUT)  # it may stand in another pool than at home
+        grown.pool[machine] = cluster.pool[machine]
+        grown.up[machine] = cluster.up[machine]
+        grown.pending_tokens[machine] = cluster.pending_tokens[machine]
+        grown.waiting[machine] = cluster.waiting[machine]
+        grown.kv_tokens[machine] = cluster.kv_tokens[machine]
+        grown.role_changes[machine] = cluster.role_changes[machine]
+        rank(grown, machine)
+    return grown
+
+
+def take_out(cluster: Cluster, machine: int) -> None:
+    """A machine is lost: nobody is placed on it."""
+    cluster.up[machine] = False
+    rank(cluster, machine)
+
+
+def bring_back(cluster: Cluster, machine: int, pool: Pool, kv_capacity_tokens: int) -> None:
+    """A machine that was lost is up again, idle, in its (perhaps new) home pool."""
+    cluster.home[machine] = pool
+    cluster.pool[machine] = pool
+    cluster.pending_tokens[machine] = 0
+    cluster.waiting[machine] = 0
+    cluster.kv_tokens[machine] = 0
+    cluster.kv_capacity_tokens[machine] = kv_capacity_tokens
+    cluster.up[machine] = True
+    rank(cluster, machine)
+
+
+def can_serve(cluster: Cluster) -> bool:
+    """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
+    return bool(cluster.up.any())
 
 
 @shared
@@ -158,6 +200,32 @@ def place(
     prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
     if is_pair:
         pull(cluster, prompt, Pool.TOKEN)
+        pull(cluster, token, Pool.PROMPT)
+    return prompt, token
+
+
+def place_if_room(
+    cluster: Cluster,
+    prompt_tokens: int,
+    kv_tokens: int,
+    one_token: bool,
+    threshold: int,
+    may_pull: bool,
+) -> tuple[int, int]:
+    """``place`` for a server, whose clients can wait: (NOBODY, NOBODY) for one that has to.
+
+    It has to if the chosen token machine does not hold ``kv_tokens`` more now; then nobody is
+    pulled for it either. ``kv_tokens`` is what is known to be needed: the prompt and a first token.
+    ``one_token`` says that the request ends with that and so has no token phase.
+    """
+    prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
+    if one_token or prompt == NOBODY:
+        token = prompt
+    elif cluster.kv_tokens[token] + kv_tokens > cluster.kv_capacity_tokens[token]:
+        return NOBODY, NOBODY
+    if is_pair:
+        pull(cluster, prompt, Pool.TOKEN)
+    if is_pair and not one_token:
         pull(cluster, token, Pool.PROMPT)
     return prompt, token
 
