@@ -63,7 +63,7 @@ def test_scheduling_does_no_io() -> None:
 def test_import_is_light() -> None:
     """The core must start fast: no torch, transformers or numba until a command needs them."""
     code = (
-        "import sys, splitwise, splitwise.scheduling.routing, splitwise.engine.base, "
+        "import sys, splitwise, splitwise.scheduling.placement, splitwise.engine.base, "
         "splitwise.engine.model_files, splitwise.transfer, splitwise.cli.main, "
         "splitwise.hardware, splitwise.workload, splitwise.simulation.report, "
         "splitwise.simulation.table_files;"

@@ -4,11 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitwise.scheduling import admission
-from splitwise.scheduling.batching import count_prompts, may_reserve, pick_victim
+from splitwise.scheduling.batching import count_prompts, joins_batch, may_reserve, pick_victim
 
 
 def test_prompts_fill_the_budget_and_no_more() -> None:
     assert count_prompts([1000, 1000, 48, 1], [1, 1, 1, 1], 10, 10, 2048) == 3
+
+
+def test_who_joins_a_batch() -> None:
+    assert joins_batch(48, 48, False)
+    assert not joins_batch(49, 48, False)
+    assert joins_batch(5000, 2048, True)
 
 
 def test_a_prompt_beyond_the_budget_runs_alone() -> None:

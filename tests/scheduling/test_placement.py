@@ -1,8 +1,23 @@
 """Role changes and the choice of both machines, worked out by hand."""
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from splitwise.scheduling.placement import Cluster, go_home, new_cluster, place, rank
+from splitwise.scheduling.placement import (
+    Cluster,
+    bring_back,
+    can_serve,
+    go_home,
+    is_idle,
+    new_cluster,
+    place,
+    place_if_room,
+    rank,
+    take_out,
+    with_machine,
+)
 from splitwise.scheduling.pools import Pool
 from splitwise.scheduling.ranking import NOBODY
 
@@ -69,6 +84,138 @@ def test_what_never_fits_the_chosen_machines_goes_to_the_roomiest() -> None:
     load(c, 1, pending=900)
     assert place(c, 1500, 1600, 8192, True) == (1, 1)
     assert place(c, 500, 600, 8192, True) == (0, 0)
+
+
+def test_who_computes_both_phases_without_being_chosen_for_a_pull_stays_in_its_pool() -> None:
+    """A machine that is pulled and then gets no work would never be sent home."""
+    c = new_cluster(np.array([Pool.TOKEN, Pool.MIXED], dtype=np.int8), np.array([1000, 1000]))
+    load(c, 0, pending=1, kv=900)
+    load(c, 1, pending=9000, waiting=1, kv=900)
+    assert place(c, 500, 600, 8192, True) == (0, 0)
+    assert c.pool.tolist() == [Pool.TOKEN, Pool.MIXED]
+    c = new_cluster(np.array([Pool.TOKEN, Pool.TOKEN, Pool.MIXED], np.int8), np.array([9, 9, 900]))
+    load(c, 2, pending=9000, waiting=1)
+    assert place(c, 500, 600, 8192, True) == (2, 2)
+    assert c.pool.tolist() == [Pool.TOKEN, Pool.TOKEN, Pool.MIXED]
+
+
+def test_a_lost_machine_is_not_picked_until_it_is_back() -> None:
+    c = cluster("PTT")
+    take_out(c, 1)
+    assert place(c, 10, 20, 8192, True) == (0, 2)
+    take_out(c, 2)
+    assert place(c, 10, 20, 8192, True) == (0, 0)
+    assert can_serve(c)
+    take_out(c, 0)
+    assert place(c, 10, 20, 8192, True) == (NOBODY, NOBODY)
+    assert not can_serve(c)
+    load(c, 1, pending=5, waiting=2, kv=7)
+    bring_back(c, 1, Pool.MIXED, 5_000)
+    assert is_idle(c, 1) and c.home[1] == Pool.MIXED
+    assert place(c, 10, 20, 8192, True) == (1, 1)
+
+
+def test_a_cluster_grows_from_nothing() -> None:
+    c = cluster("")
+    assert place(c, 10, 20, 8192, True) == (NOBODY, NOBODY)
+    c = with_machine(c, Pool.PROMPT, 10_000)
+    c = with_machine(c, Pool.TOKEN, 10_000)
+    assert place(c, 10, 20, 8192, True) == (0, 1)
+
+
+def test_a_newcomer_changes_nothing_for_the_others() -> None:
+    c = cluster("PTT")
+    load(c, 0, pending=8000, waiting=1)
+    load(c, 1, pending=5)
+    assert place(c, 1000, 1100, 8192, True) == (2, 1)  # which pulls machine 2
+    load(c, 1, pending=6, kv=1100)
+    load(c, 2, pending=1000, waiting=1, kv=1001)
+    take_out(c, 0)
+    grown = with_machine(c, Pool.PROMPT, 7)
+    for name in ("home", "pool", "up", "pending_tokens", "waiting", "kv_tokens", "role_changes"):
+        assert getattr(grown, name)[:3].tolist() == getattr(c, name).tolist(), name
+    assert grown.kv_capacity_tokens.tolist() == [10_000, 10_000, 10_000, 7]
+    assert place(grown, 6, 7, 8192, True) == (3, 1)
+    bring_back(grown, 0, Pool.PROMPT, 10_000)
+    assert place(grown, 6, 7, 8192, True) == (0, 1)
+
+
+def test_a_request_that_has_to_wait_pulls_nobody() -> None:
+    c = cluster("PT", capacity=1000)
+    load(c, 1, kv=950)
+    load(c, 0, kv=950)
+    assert place_if_room(c, 50, 51, False, 8192, True) == (NOBODY, NOBODY)
+    assert c.pool.tolist() == [Pool.PROMPT, Pool.TOKEN]
+    load(c, 0, kv=949)
+    assert place_if_room(c, 50, 51, False, 8192, True) == (0, 0)
+    assert c.pool.tolist() == [Pool.MIXED, Pool.TOKEN]
+
+
+def test_an_idle_machine_has_room_for_a_request_of_its_whole_cache() -> None:
+    c = cluster("PT", capacity=1000)
+    prompt, token = place_if_room(c, 999, 1000, False, 8192, True)
+    assert prompt == token != NOBODY
+    assert place_if_room(cluster("M", capacity=1000), 999, 1000, False, 8192, True) == (0, 0)
+
+
+def test_a_request_of_one_token_needs_no_token_machine_and_no_room_on_one() -> None:
+    c = cluster("TP", capacity=1000)
+    load(c, 0, kv=1000)
+    assert place_if_room(c, 500, 501, True, 8192, True) == (1, 1)
+    assert c.pool.tolist() == [Pool.TOKEN, Pool.PROMPT]
+    load(c, 1, pending=8000, waiting=1)
+    assert place_if_room(c, 500, 501, True, 8192, True) == (0, 0)  # it helps out with the prompt
+    assert c.pool.tolist() == [Pool.MIXED, Pool.PROMPT]
+
+
+@given(
+    machines=st.lists(
+        st.tuples(
+            st.sampled_from("PTM"),
+            st.booleans(),
+            st.integers(0, 200),
+            st.integers(0, 2),
+            st.integers(0, 120),
+        ),
+        max_size=8,
+    ),
+    tokens=st.integers(1, 119),
+    one_token=st.booleans(),
+    may_pull=st.booleans(),
+)
+def test_a_placement_with_room_is_what_place_says_or_nothing_at_all(
+    machines: list[tuple[str, bool, int, int, int]], tokens: int, one_token: bool, may_pull: bool
+) -> None:
+    def build() -> Cluster:
+        c = cluster("".join(machine[0] for machine in machines), capacity=120)
+        for i, (_, up, pending, waiting, kv) in enumerate(machines):
+            load(c, i, pending, waiting, kv)
+            if not up:
+                take_out(c, i)
+        return c
+
+    c, other = build(), build()
+    before = c.pool.tolist()
+    placed = place_if_room(c, tokens, tokens + 1, one_token, 150, may_pull)
+    prompt, token = place(other, tokens, tokens + 1, 150, may_pull)
+    if placed == (NOBODY, NOBODY):
+        assert c.pool.tolist() == before
+        assert token == NOBODY or other.kv_tokens[token] + tokens + 1 > 120
+    elif one_token:
+        assert placed == (prompt, prompt)
+    else:
+        assert placed == (prompt, token)
+        assert c.pool.tolist() == other.pool.tolist()
+        assert c.kv_tokens[token] + tokens + 1 <= 120
+    changed = [i for i in range(len(before)) if c.pool[i] != before[i]]
+    assert may_pull or not changed
+    assert all(i in placed and c.pool[i] == Pool.MIXED for i in changed)
+
+
+@pytest.mark.parametrize("pools", ["P", "T", "M", "PT"])
+def test_who_can_serve(pools: str) -> None:
+    assert can_serve(cluster(pools))
+    assert not can_serve(cluster(""))
 
 
 def test_nobody_up() -> None:

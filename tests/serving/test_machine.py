@@ -1,24 +1,17 @@
 """Machines with a real, tiny engine and real transfers between them, in one process."""
 
-import queue
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgspec
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from machine_rig import VOCABULARY, Rig, run_until, tiny_folder
 
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
-from splitwise.engine.torch.engine import TorchEngine
 from splitwise.serving.generation import FinishReason
-from splitwise.serving.machine import Machine, MachineLimits
 from splitwise.serving.messages import (
     Cancel,
     Expect,
-    Outputs,
     Preempted,
     PromptsStarted,
     RunPrompt,
@@ -26,80 +19,11 @@ from splitwise.serving.messages import (
     TaskSpec,
     Transferred,
 )
-from splitwise.transfer import KVReceiver, KVSender, ReceiverAddress
-
-VOCABULARY = 128
-WAIT_S = 20.0
-KEY = "a key for the test"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=0,
-    )
-    path: Path = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(path)
-    return ModelFolder(path, "tiny")
-
-
-class Rig:
-    """A machine with its inbox, driven step by step."""
-
-    def __init__(self, folder: ModelFolder, name: str, blocks: int) -> None:
-        block_bytes = 3 * 2 * 16 * 2 * 8 * 4  # layers, K and V, tokens, KV heads, dims, float32
-        self.engine = TorchEngine(folder, blocks * block_bytes)
-        self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.said: list[msgspec.Struct] = []
-        common = (self.engine.memory, self.engine.layout, name, KEY)
-        self.receiver = KVReceiver(*common, on_event=self.inbox.put)
-        self.sender = KVSender(*common, on_event=self.inbox.put)
-        limits = MachineLimits(one_piece_below_tokens=8)
-        self.machine = Machine(self.engine, self.sender, self.receiver, self.said.append, limits)
-
-    @property
-    def address(self) -> ReceiverAddress:
-        return self.receiver.address
-
-    def turn(self) -> None:
-        """Take in what has come, and run one iteration."""
-        while not self.inbox.empty():
-            self.machine.handle(self.inbox.get())  # type: ignore[arg-type]
-        self.machine.iterate()
-
-    def tokens(self, task: int) -> list[int]:
-        return [
-            item.sample.token
-            for message in self.said
-            if isinstance(message, Outputs)
-            for item in message.items
-            if item.task == task
-        ]
-
-    def finish(self, task: int) -> FinishReason | None:
-        items = [i for m in self.said if isinstance(m, Outputs) for i in m.items if i.task == task]
-        return items[-1].finish if items else None
-
-    def heard(self, kind: type[msgspec.Struct]) -> list[msgspec.Struct]:
-        return [message for message in self.said if isinstance(message, kind)]
-
-    @property
-    def is_empty(self) -> bool:
-        status = self.machine.status()
-        return not (status.used_blocks or status.running_requests or status.waiting_requests)
-
-    def close(self) -> None:
-        self.sender.close()
-        self.receiver.close()
-        self.engine.close()
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -108,14 +32,6 @@ def pair(folder: ModelFolder) -> Iterator[tuple[Rig, Rig]]:
     yield rigs
     for rig in rigs:
         rig.close()
-
-
-def run_until(done: Callable[[], bool], *rigs: Rig) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < deadline, [rig.said for rig in rigs]
-        for rig in rigs:
-            rig.turn()
 
 
 def spec(task: int, prompt_tokens: int = 20, output_tokens: int = 6, **sampling: float) -> TaskSpec:

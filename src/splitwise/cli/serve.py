@@ -46,6 +46,9 @@ def serve(
         int,
         typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece, not by layer."),
     ] = 512,
+    change_roles: Annotated[
+        bool, typer.Option(help="Pull machines of one pool to the other's help while it is short.")
+    ] = True,
     prompt_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt batch.")] = 2048,
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
@@ -93,7 +96,9 @@ def serve(
                 f"--one-piece-below={one_piece_below}",
                 f"--prompt-batch-tokens={prompt_batch_tokens}",
             ],
-            cluster=ClusterLimits(max_waiting_requests=max_waiting_requests),
+            cluster=ClusterLimits(
+                max_waiting_requests=max_waiting_requests, change_roles=change_roles
+            ),
         )
         gateway = Gateway(options, folder)
         # A spinner on a terminal, nothing elsewhere.

@@ -3,11 +3,11 @@
 Plain functions over arrays and numbers, with no clock, no I/O and no state of their own, so that
 the live server calls them as they stand and a simulator can compile them.
 
-- ``pools``: the three pools and the state of the machines in them
+- ``pools``: the three pools
 - ``ranking``: who is least loaded, at the same cost among 10 or 1,000 machines
-- ``placement``: cluster level with role changes, on rankings (the simulator; the server follows)
-- ``shared``: the decorator of what the simulator compiles
-- ``routing``: cluster level, which machine computes a request's prompt and which its tokens
+- ``placement``: cluster level, which machine computes a request's prompt and which its tokens,
+  and which change their pool for it
 - ``batching``: machine level, what runs in the next iteration
 - ``admission``: whether the cluster takes another request at all
+- ``shared``: the decorator of what the simulator compiles
 """

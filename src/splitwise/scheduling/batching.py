@@ -7,9 +7,21 @@ Prompts are taken first come, first served, up to a token budget; decodes as far
 from collections.abc import Sequence
 from typing import Final
 
+from splitwise.scheduling.shared import shared
+
 PROMPT_BATCH_TOKENS: Final = 2048
 """Prompt throughput falls beyond this many batched tokens (Splitwise, figure 6)."""
 BATCH_REQUESTS: Final = 512
+
+
+@shared
+def joins_batch(prompt_tokens: int, left_tokens: int, is_first: bool) -> bool:
+    """Whether the queue's next prompt joins the batch as a whole; the batch ends if it does not.
+
+    ``left_tokens`` is what the batch has left of its budget. Nothing overtakes a prompt that is
+    too long for that; one that is longer than the whole budget comes first and runs alone.
+    """
+    return is_first or prompt_tokens <= left_tokens
 
 
 def count_prompts(
@@ -21,17 +33,15 @@ def count_prompts(
 ) -> int:
     """How many prompts at the head of the queue make up the next prompt batch.
 
-    The batch ends at the first prompt that passes the budget, the free blocks or the free slots;
-    nothing overtakes it. A prompt longer than the whole budget runs alone.
+    The batch ends at the first prompt that passes the budget (``joins_batch``), the free blocks
+    or the free slots.
     """
-    tokens = 0
-    blocks = 0
     count = 0
     for i in range(min(len(prompt_tokens), free_slots)):
-        tokens += prompt_tokens[i]
-        blocks += prompt_blocks[i]
-        if blocks > free_blocks or (count > 0 and tokens > budget_tokens):
+        free_blocks -= prompt_blocks[i]
+        if free_blocks < 0 or not joins_batch(prompt_tokens[i], budget_tokens, count == 0):
             break
+        budget_tokens -= prompt_tokens[i]
         count += 1
     return count
 

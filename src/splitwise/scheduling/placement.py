@@ -14,9 +14,12 @@ The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public
 
 A cluster whose machines all live in the mixed pool has no phases to split: the least pending
 machine computes both (the baseline).
+
+``choose`` looks, ``place`` also pulls, ``place_if_room`` lets a request wait instead. Whoever
+changes a machine's numbers calls ``rank``.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,9 @@ from numpy.typing import NDArray
 from splitwise.scheduling.pools import Pool
 from splitwise.scheduling.ranking import NOBODY, OUT, Ranking, first, new_ranking, set_key
 from splitwise.scheduling.shared import shared
+
+PROMPT_QUEUE_THRESHOLD_TOKENS: Final = 8192
+"""Pending tokens past which a prompt queue counts as long (the public simulator's value)."""
 
 
 class Cluster(NamedTuple):
@@ -78,6 +84,47 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
     return cluster
 
 
+def with_machine(cluster: Cluster, pool: Pool, kv_capacity_tokens: int) -> Cluster:
+    """The same machines with what they do, and one more, idle, at the end."""
+    grown = new_cluster(
+        np.append(cluster.home, np.int8(pool)),
+        np.append(cluster.kv_capacity_tokens, kv_capacity_tokens),
+    )
+    for machine in range(len(cluster.home)):
+        _set_keys(grown, machine, OUT, OUT)  # it may stand in another pool than at home
+        grown.pool[machine] = cluster.pool[machine]
+        grown.up[machine] = cluster.up[machine]
+        grown.pending_tokens[machine] = cluster.pending_tokens[machine]
+        grown.waiting[machine] = cluster.waiting[machine]
+        grown.kv_tokens[machine] = cluster.kv_tokens[machine]
+        grown.role_changes[machine] = cluster.role_changes[machine]
+        rank(grown, machine)
+    return grown
+
+
+def take_out(cluster: Cluster, machine: int) -> None:
+    """A machine is lost: nobody is placed on it."""
+    cluster.up[machine] = False
+    rank(cluster, machine)
+
+
+def bring_back(cluster: Cluster, machine: int, pool: Pool, kv_capacity_tokens: int) -> None:
+    """A machine that was lost is up again, idle, in its (perhaps new) home pool."""
+    cluster.home[machine] = pool
+    cluster.pool[machine] = pool
+    cluster.pending_tokens[machine] = 0
+    cluster.waiting[machine] = 0
+    cluster.kv_tokens[machine] = 0
+    cluster.kv_capacity_tokens[machine] = kv_capacity_tokens
+    cluster.up[machine] = True
+    rank(cluster, machine)
+
+
+def can_serve(cluster: Cluster) -> bool:
+    """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
+    return bool(cluster.up.any())
+
+
 @shared
 def rank(cluster: Cluster, machine: int) -> None:
     """Enter the machine's present load in its pool's rankings."""
@@ -119,6 +166,16 @@ def go_home(cluster: Cluster, machine: int) -> None:
 
 
 @shared
+def is_idle(cluster: Cluster, machine: int) -> bool:
+    """Whether nothing runs, waits or is promised on the machine."""
+    return bool(
+        cluster.pending_tokens[machine] == 0
+        and cluster.waiting[machine] == 0
+        and cluster.kv_tokens[machine] == 0
+    )
+
+
+@shared
 def is_queue_long(cluster: Cluster, machine: int, prompt_tokens: int, threshold: int) -> bool:
     """Whether the prompt would push a queue that is not empty past the threshold."""
     pending = cluster.pending_tokens[machine] + prompt_tokens
@@ -140,23 +197,76 @@ def place(
     ``kv_tokens`` is the whole cache of the request, prompt and output. (NOBODY, NOBODY) if no
     machine that is up can hold it.
     """
-    prompt, token = _choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
-    if prompt == NOBODY:
-        return NOBODY, NOBODY
-    capacity = cluster.kv_capacity_tokens
-    if prompt_tokens + 1 > capacity[prompt] or kv_tokens > capacity[token]:
-        prompt = roomiest(cluster)
+    prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
+    if is_pair:
+        pull(cluster, prompt, Pool.TOKEN)
+        pull(cluster, token, Pool.PROMPT)
+    return prompt, token
+
+
+def place_if_room(
+    cluster: Cluster,
+    prompt_tokens: int,
+    kv_tokens: int,
+    one_token: bool,
+    threshold: int,
+    may_pull: bool,
+) -> tuple[int, int]:
+    """``place`` for a server, whose clients can wait: (NOBODY, NOBODY) for one that has to.
+
+    It has to if the chosen token machine does not hold ``kv_tokens`` more now; then nobody is
+    pulled for it either. ``kv_tokens`` is what is known to be needed: the prompt and a first token.
+    ``one_token`` says that the request ends with that and so has no token phase.
+    """
+    prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
+    if one_token or prompt == NOBODY:
         token = prompt
-        if kv_tokens > capacity[token]:
-            return NOBODY, NOBODY
+    elif cluster.kv_tokens[token] + kv_tokens > cluster.kv_capacity_tokens[token]:
+        return NOBODY, NOBODY
+    if is_pair:
+        pull(cluster, prompt, Pool.TOKEN)
+    if is_pair and not one_token:
+        pull(cluster, token, Pool.PROMPT)
     return prompt, token
 
 
 @shared
-def _choose(
+def choose(
+    cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
+) -> tuple[int, int, bool]:
+    """Find (prompt machine, token machine) and change nothing.
+
+    The third value says that steps 1 to 3 found both; one that stands in the opposite pool is then
+    to be pulled. A machine that computes both phases by step 4 or 5 stays in its pool.
+    """
+    prompt, token = _choose_pair(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
+    is_pair = prompt != NOBODY and token != NOBODY
+    if not is_pair:
+        prompt = least_pending(cluster)
+        token = prompt
+    if prompt == NOBODY:
+        return NOBODY, NOBODY, False
+    capacity = cluster.kv_capacity_tokens
+    if prompt_tokens + 1 > capacity[prompt] or kv_tokens > capacity[token]:
+        alone = roomiest(cluster)
+        if kv_tokens > capacity[alone]:
+            return NOBODY, NOBODY, False
+        return alone, alone, False
+    return prompt, token, is_pair
+
+
+@shared
+def pull(cluster: Cluster, machine: int, opposite: int) -> None:
+    """Move a machine chosen for a phase that its pool, ``opposite``, does not run."""
+    if cluster.pool[machine] == opposite:
+        move(cluster, machine, Pool.MIXED)
+
+
+@shared
+def _choose_pair(
     cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
 ) -> tuple[int, int]:
-    """Steps 1 to 4."""
+    """Steps 1 to 3."""
     prompt = first(cluster.prompt_by_pending)
     token = first(cluster.token_by_kv)
     if prompt == NOBODY and token == NOBODY:
@@ -172,15 +282,8 @@ def _choose(
             token = NOBODY
     if may_pull and prompt == NOBODY:
         prompt = first(cluster.token_by_pending)
-        if prompt != NOBODY:
-            move(cluster, prompt, Pool.MIXED)
     if may_pull and token == NOBODY:
         token = first(cluster.prompt_by_kv)
-        if token != NOBODY:
-            move(cluster, token, Pool.MIXED)
-    if prompt == NOBODY or token == NOBODY:
-        prompt = least_pending(cluster)
-        token = prompt
     return prompt, token
 
 

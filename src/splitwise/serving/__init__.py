@@ -4,7 +4,8 @@ The life of a request, and the module that owns each step:
 
 1. ``openai/``: the gateway validates and tokenises it.
 2. ``cluster``: the cluster scheduler admits it and picks the prompt machine P and the token
-   machine T together, in one call.
+   machine T together, in one call, by the loads that ``ledger`` keeps. Where a pool is short it
+   pulls a machine of the other one into the mixed pool until that machine is idle.
 3. ``cluster`` tells P to compute (``RunPrompt``) and T to expect (``Expect``). T reserves cache
    blocks and hands P their addresses, machine to machine; the prompt starts without waiting.
 4. ``machine``: P's machine scheduler puts it into a prompt batch. As each layer's keys and values

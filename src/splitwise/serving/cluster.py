@@ -4,12 +4,14 @@ The life of a request here (states: ``RequestState``):
 
 1. ``submit`` admits it and puts it into ``_waiting`` (producer: the gateway, consumer:
    ``_dispatch``): WAITING.
-2. ``_dispatch`` picks prompt and token machine in one call, first come, first served, and tells
-   both: PROMPT. It runs whenever something may have made room.
+2. ``_dispatch`` places it on a prompt and a token machine in one call, first come, first served,
+   and tells both: PROMPT. It runs whenever something may have made room. A machine pulled into
+   the mixed pool for it is not told: a worker runs what it is asked to, whatever its pool.
 3. Its first token comes from the prompt machine: TOKEN. The others follow from the token machine;
    ``LiveRequest`` puts them in order and wakes the client's reader.
-4. The last token, a cancel, or too many failures end it: ENDED. ``_release`` undoes what the
-   request was charged, and tells every machine that may still hold something of it.
+4. The last token, a cancel, or too many failures end it: ENDED. ``_leave_machines`` takes
+   back what it was charged (``ledger``), and tells every machine that may still hold something of
+   it.
 5. A machine that is lost, fails the task or preempts it sends the request back to the head of
    ``_waiting``, with its tokens so far as part of the prompt: the next attempt.
 
@@ -25,18 +27,19 @@ from typing import Final, Protocol
 import msgspec
 
 from splitwise.scheduling import admission
-from splitwise.scheduling.routing import (
-    NOBODY,
+from splitwise.scheduling.placement import (
     PROMPT_QUEUE_THRESHOLD_TOKENS,
     can_serve,
-    pick_machines,
+    place_if_room,
 )
+from splitwise.scheduling.ranking import NOBODY
 from splitwise.serving.generation import (
     GenerationFailed,
     GenerationRequest,
     Overloaded,
     Unavailable,
 )
+from splitwise.serving.ledger import Ledger
 from splitwise.serving.messages import (
     Cancel,
     Expect,
@@ -64,12 +67,14 @@ MAX_ATTEMPTS: Final = 5
 
 
 class ClusterLimits(msgspec.Struct, frozen=True):
-    """Admission and routing bounds."""
+    """Bounds of admission and placement."""
 
     max_waiting_requests: int = admission.MAX_WAITING_REQUESTS
     max_wait_s: float = 120.0
     """How long a request may wait for room on a machine."""
     prompt_queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
+    change_roles: bool = True
+    """Whether machines of the other pool are pulled into the mixed pool where one is short."""
 
 
 class ClusterMetrics(Protocol):
@@ -90,6 +95,7 @@ class Cluster:
         self._limits = limits
         self._metrics = metrics
         self.roster = Roster()
+        self._ledger = Ledger(self.roster)
         self._reporting: set[int] = set()
         self._waiting: deque[LiveRequest] = deque()
         self._live: dict[int, LiveRequest] = {}
@@ -105,7 +111,7 @@ class Cluster:
         if reason is not None:
             raise Unavailable(reason)
         if not admission.admits(self._first_tokens_due, self._limits.max_waiting_requests):
-            pending = int(self.roster.machines.pending_prompt_tokens.sum())
+            pending = int(self.roster.cluster.pending_tokens.sum())
             raise Overloaded(
                 f"{self._first_tokens_due} requests already wait for their first token",
                 admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
@@ -119,9 +125,7 @@ class Cluster:
 
     def unavailable_reason(self) -> str | None:
         """Why no request can be served now, or None."""
-        if can_serve(self.roster.machines):
-            return None
-        return "no prompt and token machine, and no mixed machine, is connected"
+        return None if can_serve(self.roster.cluster) else "no machine is connected"
 
     def fail_overdue(self, now_s: float) -> None:
         """Give up the requests that no machine had room for within ``max_wait_s``."""
@@ -135,16 +139,23 @@ class Cluster:
         """Send waiting requests to machines, in order, until one has to go on waiting."""
         while self._waiting:
             live = self._waiting[0]
-            tokens = len(live.history)
-            last_token = live.max_history_tokens - tokens == 1
-            prompt, token = pick_machines(
-                self.roster.machines, tokens, last_token, self._limits.prompt_queue_threshold_tokens
-            )
+            prompt, token = self._place(live)
             if prompt == NOBODY:
                 return
             self._waiting.popleft()
-            self._charge(live, prompt, token)
+            self._ledger.charge(live, prompt, token)
             self._start(live)
+
+    def _place(self, live: LiveRequest) -> tuple[int, int]:
+        tokens = len(live.history)
+        return place_if_room(
+            self.roster.cluster,
+            tokens,
+            self.roster.cache_tokens(tokens + 1),
+            one_token=live.max_history_tokens - tokens == 1,
+            threshold=self._limits.prompt_queue_threshold_tokens,
+            may_pull=self._limits.change_roles,
+        )
 
     def _start(self, live: LiveRequest) -> None:
         live.state = RequestState.PROMPT
@@ -166,26 +177,11 @@ class Cluster:
         target.send(Expect(spec, source.register.machine_id))
         source.send(RunPrompt(spec, target.register.address))
 
-    def _charge(self, live: LiveRequest, prompt: int, token: int) -> None:
-        live.prompt_machine, live.token_machine = prompt, token
-        live.charged_prompt_tokens = live.charged_kv_tokens = len(live.history)
-        self.roster.machines.pending_prompt_tokens[prompt] += live.charged_prompt_tokens
-        self.roster.machines.kv_tokens[token] += live.charged_kv_tokens
-        self.roster.machines.token_requests[token] += 1
-
-    def _discharge_prompt(self, live: LiveRequest) -> None:
-        self.roster.machines.pending_prompt_tokens[live.prompt_machine] -= (
-            live.charged_prompt_tokens
-        )
-        live.charged_prompt_tokens = 0
-
     def _leave_machines(self, live: LiveRequest, tell: bool) -> None:
-        """Undo what the present attempt was charged; ``tell`` its machines to drop it."""
+        """Take back what the present attempt was charged; ``tell`` its machines to drop it."""
         if self._live.pop(live.task, None) is None:
             return
-        self._discharge_prompt(live)
-        self.roster.machines.kv_tokens[live.token_machine] -= live.charged_kv_tokens
-        self.roster.machines.token_requests[live.token_machine] -= 1
+        self._ledger.attempt_ended(live)
         if not tell:
             return
         for machine in {live.prompt_machine, live.token_machine}:
@@ -240,9 +236,11 @@ class Cluster:
         if index in self._reporting:
             self._reporting.remove(index)
             self._metrics.machine_gone(name)
-        affected = [live for live in self._live.values() if _needs(live, index)]
-        for live in affected:
-            self._retry(live, f"machine {name} was lost")
+        for live in list(self._live.values()):
+            if _needs(live, index):
+                self._retry(live, f"machine {name} was lost")
+            elif live.prompt_machine == index:
+                self._ledger.prompt_machine_left(live)
         self._dispatch()
 
     def receive(self, index: int, message: ToScheduler) -> None:
@@ -253,10 +251,8 @@ class Cluster:
                     self._on_output(index, output)
             case MachineStatus():
                 self._on_status(index, message)
-            case Transferred(stats=stats):
-                self._metrics.transfer(
-                    stats.bytes, stats.early_bytes, stats.visible_s, stats.transport
-                )
+            case Transferred():
+                self._on_transferred(message)
             case PromptsStarted(tasks=tasks):
                 self._on_prompts_started(tasks)
             case TaskFailed():
@@ -279,11 +275,10 @@ class Cluster:
             return
         if live.state is RequestState.PROMPT:
             live.state = RequestState.TOKEN
-            self._prompt_rate.add(live.charged_prompt_tokens, time.monotonic())
-            self._discharge_prompt(live)
+            self._prompt_rate.add(live.at_prompt.pending_tokens, time.monotonic())
+            self._ledger.prompt_ended(live)
         self._first_tokens_due -= is_first
-        live.charged_kv_tokens += delivered
-        self.roster.machines.kv_tokens[live.token_machine] += delivered
+        self._ledger.grown(live)
         if live.is_finished:
             # A request that ends on its prompt machine is still expected on its token machine.
             self._end(live, tell=index != live.token_machine)
@@ -292,8 +287,18 @@ class Cluster:
         now_s = time.monotonic()
         for task in tasks:
             live = self._live.get(task)
-            if live is not None and not live.has_output:
+            if live is None:
+                continue
+            self._ledger.prompt_started(live)
+            if not live.has_output:
                 self._metrics.queued(now_s - live.submitted_s)
+
+    def _on_transferred(self, message: Transferred) -> None:
+        stats = message.stats
+        self._metrics.transfer(stats.bytes, stats.early_bytes, stats.visible_s, stats.transport)
+        live = self._live.get(message.task)
+        if live is not None:
+            self._ledger.prompt_machine_left(live)
 
     def _on_failed(self, failure: TaskFailed) -> None:
         live = self._live.get(failure.task)

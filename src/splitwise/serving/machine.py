@@ -149,7 +149,7 @@ class Machine:
 
     def _on_arrived(self, event: Arrived) -> None:
         task = self._tasks[int(event.transfer_id)]
-        self._emit(Transferred(event.stats))
+        self._emit(Transferred(task.id, event.stats))
         if task.state is TaskState.RELEASING:  # Cancelled while it came in.
             self._free(task)
             return

@@ -15,7 +15,7 @@ from splitwise.serving.generation import FinishReason
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 
 # Handshake: Challenge -> Register -> Welcome | Refused.
@@ -133,8 +133,9 @@ class Preempted(msgspec.Struct, tag=True):
 
 
 class Transferred(msgspec.Struct, tag=True):
-    """A cache arrived at the sender of this message."""
+    """A task's cache arrived at the sender of this message: its prompt machine is rid of it."""
 
+    task: int
     stats: TransferStats
 
 

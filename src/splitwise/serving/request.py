@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from splitwise.engine.sampling import Sample
+from splitwise.scheduling.ranking import NOBODY
 from splitwise.serving.generation import Chunk, FinishReason, GenerationRequest
 from splitwise.serving.messages import Output
 
@@ -20,6 +21,16 @@ class RequestState(Enum):
     TOKEN = auto()
     """The first token of this attempt is out."""
     ENDED = auto()
+
+
+@dataclass
+class Charge:
+    """What a request adds to the loads of one machine; ``ledger`` writes it."""
+
+    machine: int = NOBODY
+    pending_tokens: int = 0
+    waiting: int = 0
+    kv_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -39,10 +50,8 @@ class LiveRequest:
     history: list[int] = field(init=False)
     task: int = -1
     attempts: int = 0
-    prompt_machine: int = -1
-    token_machine: int = -1
-    charged_prompt_tokens: int = 0
-    charged_kv_tokens: int = 0
+    at_prompt: Charge = field(default_factory=Charge)
+    at_token: Charge = field(default_factory=Charge)
     _early: dict[int, Output] = field(default_factory=dict)
     _samples: list[Sample] = field(default_factory=list)
     _finish: FinishReason | None = None
@@ -51,6 +60,14 @@ class LiveRequest:
 
     def __post_init__(self) -> None:
         self.history = list(self.request.prompt)
+
+    @property
+    def prompt_machine(self) -> int:
+        return self.at_prompt.machine
+
+    @property
+    def token_machine(self) -> int:
+        return self.at_token.machine
 
     @property
     def max_history_tokens(self) -> int:

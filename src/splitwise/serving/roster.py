@@ -7,8 +7,15 @@ import asyncio
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
-from splitwise.scheduling.pools import Machines, no_machines, with_machine
+from splitwise.scheduling.placement import (
+    Cluster,
+    bring_back,
+    new_cluster,
+    take_out,
+    with_machine,
+)
 from splitwise.serving.messages import Register
 
 
@@ -21,13 +28,14 @@ class MachineLink(Protocol):
 
 
 class Roster:
-    """``links`` and the arrays of ``machines`` have one entry a machine; a lost one's link is
-    None."""
+    """``links`` and the arrays of ``cluster`` have one entry a machine; a lost one's link is
+    None. A new machine makes a new ``cluster``, so nobody keeps one."""
 
     def __init__(self) -> None:
-        self.machines: Machines = no_machines()
+        self.cluster: Cluster = new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
         self.links: list[MachineLink | None] = []
         self._indices: dict[str, int] = {}
+        self._block_tokens = 1
         self._joined = asyncio.Event()
 
     def add(self, link: MachineLink) -> int:
@@ -45,15 +53,14 @@ class Roster:
         if index is None:
             index = len(self.links)
             self._indices[register.machine_id] = index
-            self.machines = with_machine(self.machines, register.pool, capacity)
+            self.cluster = with_machine(self.cluster, register.pool, capacity)
             self.links.append(link)
         elif self.links[index] is not None:
             raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
         else:
             self.links[index] = link
-            self.machines.pool[index] = register.pool
-            self.machines.kv_capacity_tokens[index] = capacity
-            self.machines.ready[index] = True
+            bring_back(self.cluster, index, register.pool, capacity)
+        self._block_tokens = register.layout.block_tokens
         self._joined.set()
         return index
 
@@ -61,7 +68,7 @@ class Roster:
         """A machine is lost; returns its id."""
         name = self.link(index).register.machine_id
         self.links[index] = None
-        self.machines.ready[index] = False
+        take_out(self.cluster, index)
         return name
 
     def link(self, index: int) -> MachineLink:
@@ -76,11 +83,15 @@ class Roster:
             self._joined.clear()
             await self._joined.wait()
 
+    def cache_tokens(self, tokens: int) -> int:
+        """The cache, in whole blocks, that ``tokens`` tokens take on any of these machines."""
+        return -(-tokens // self._block_tokens) * self._block_tokens
+
     def max_context_tokens(self) -> int:
         """The longest request that every connected machine can hold (0 without machines)."""
         limits = [
             min(link.register.model.max_context_tokens, int(capacity))
-            for link, capacity in zip(self.links, self.machines.kv_capacity_tokens, strict=True)
+            for link, capacity in zip(self.links, self.cluster.kv_capacity_tokens, strict=True)
             if link is not None
         ]
         return min(limits, default=0)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numba
 from numba.extending import register_jitable
 
+import splitwise.scheduling.batching
+import splitwise.scheduling.placement  # noqa: F401  both fill SHARED, whoever comes here first
 from splitwise.scheduling.shared import SHARED, Function
 
 

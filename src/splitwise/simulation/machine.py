@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from splitwise.scheduling.batching import joins_batch
 from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
@@ -159,7 +160,7 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
         one = state.requests[request]
         tokens = one.prompt_tokens - one.done_tokens
         alone = here.batch_prompts == 0 and aged == 0 and not rules.chunk_prompts
-        is_part = tokens > left and not alone
+        is_part = not joins_batch(tokens, left, alone)
         if is_part and not (rules.chunk_prompts and left > 0):
             break
         if one.phase == Phase.QUEUED:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from splitwise.hardware.iteration_times import IterationTimes
 from splitwise.scheduling.batching import BATCH_REQUESTS, PROMPT_BATCH_TOKENS
-from splitwise.scheduling.placement import new_cluster
+from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS, new_cluster
 from splitwise.scheduling.pools import Pool
 from splitwise.scheduling.ranking import new_ranking
-from splitwise.scheduling.routing import PROMPT_QUEUE_THRESHOLD_TOKENS
 from splitwise.simulation import state as st
 from splitwise.simulation.loop import advance
 from splitwise.simulation.result import Reason, Result, Segments, Status
