@@ -15,11 +15,12 @@ MAY_IMPORT = {
     "hardware": set[str](),
     "workload": set[str](),
     "simulation": {"scheduling", "hardware", "workload", "observe"},
+    "planning": {"scheduling", "hardware", "workload", "simulation", "observe"},
     "engine": {"transfer"},
     "serving": {"scheduling", "engine", "transfer", "observe"},
     "cli": {
         *("scheduling", "engine", "transfer", "observe", "serving"),
-        *("hardware", "workload", "simulation"),
+        *("hardware", "workload", "simulation", "planning"),
     },
 }
 NO_IO_IN_SCHEDULING = {"asyncio", "time", "torch", "socket", "os", "threading", "random"}

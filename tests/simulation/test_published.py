@@ -1,7 +1,7 @@
 """The simulator against 52 runs of the authors' public simulator, on the same traces.
 
 The published rules are ordinary options (``PUBLISHED_2024``) and a profile of the same name. P50,
-P90 and P99 of TTFT, TBT and E2E agree within 3 % below saturation and 10 % above, but for the
+P90 and P99 of TTFT, TBT and E2E agree within 0.01 % below saturation and 10 % above, but for the
 figures in ``KNOWN``, each with its own bound.
 """
 
@@ -33,20 +33,16 @@ MIXED = {"A100": ("dgx-a100", 70), "A100-orca": ("dgx-a100", 70), "H100": ("dgx-
 SATURATED_RATE = 130
 FIGURES = [f"{name}_p{p}" for name in ("ttft", "tbt", "e2e") for p in (50, 90, 99)]
 KNOWN = {
-    # Tails of a few dozen requests that long prompts held back. Probably ties: equal queues are
-    # broken differently, so that other requests are hit. Not proven.
-    ("conv", 40, "A100-orca", "tbt_p99"): 0.05,
-    ("conv", 70, "H100", "tbt_p99"): 0.04,
-    ("code", 40, "H100", "tbt_p99"): 0.05,
-    ("code", 40, "H100", "e2e_p99"): 0.05,
-    ("code", 70, "A100", "tbt_p99"): 0.07,
-    ("code", 100, "A100", "e2e_p99"): 0.07,
-    # Token memory is full and machines are pulled back and forth. Probably because the public
-    # simulator's blocked machines stay blocked until somebody arrives, while ours go on as soon as
-    # memory comes free. Not proven.
-    ("conv", 130, "HH", "tbt_p99"): 0.25,
-    ("conv", 130, "HH", "e2e_p99"): 0.20,
-    ("conv", 130, "H100", "ttft_p99"): 0.12,
+    # Past saturation, with token memory full, five of its rules that we do not follow decide who is
+    # pulled where: prompts past the batch do not cut decodes (SplitwiseInstance.task_arrival),
+    # preempted decodes count as a queue (is_queue_long), equals are ordered by when they joined
+    # the pool, a machine goes home though work is promised to it, and newcomers' order. A copy of
+    # this simulator with all five agrees with this run within 0.2 %; with any four it does not.
+    # The run is also one draw of many: a millisecond of jitter on its arrivals moves its own
+    # TBT P99 from -16 to +26 %.
+    ("conv", 130, "HH", "ttft_p50"): 0.12,
+    ("conv", 130, "HH", "tbt_p99"): 0.12,
+    ("conv", 130, "HH", "e2e_p99"): 0.12,
 }
 
 
@@ -117,7 +113,7 @@ def test_52_runs_agree() -> None:
         for figure in FIGURES:
             name, percentile = figure.split("_p")
             ours = np.percentile(values[name], int(percentile))
-            bound = 0.10 if rate >= SATURATED_RATE else 0.03
+            bound = 0.10 if rate >= SATURATED_RATE else 0.0001
             bound = KNOWN.get((run["kind"], rate, run["system"], figure), bound)
             off = ours / float(run[figure]) - 1
             checked += 1

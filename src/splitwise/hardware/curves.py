@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from splitwise.hardware.iteration_times import MAX_DECODES, TINY_S, Floats, straight_lines
-from splitwise.hardware.profile_file import Point
+from splitwise.hardware.profile_file import Knot, Point
 
 STEADY_BATCH: Final = 8
 """From this batch size on, what a request adds to a decode iteration stands out of the noise."""
@@ -39,32 +39,37 @@ class PowerFractions:
     decode: float
 
 
-def measured(points: list[Point]) -> Curves:
+def measured(points: list[Point], knots: list[Knot]) -> Curves:
     """Decodes by the measured batch sizes, with a share that grows with their context."""
+    del knots  # the points have it all
     tokens, prompt_s = _medians(points, _tokens, lambda point: point.prompt_ms / 1e3)
     batches, batch_s = _batch_curve(points)
     context = _batch_curve_context(points)
     slope = _context_slope(points, batches, batch_s, context)
-    knots = batch_s - slope * batches * context
+    bare_s = batch_s - slope * batches * context
     decodes = np.arange(MAX_DECODES + 1)
     if len(batches) > 1:
-        decode_s = np.maximum(straight_lines(batches, knots, decodes), TINY_S)
+        decode_s = np.maximum(straight_lines(batches, bare_s, decodes), TINY_S)
     else:
-        decode_s = np.full(len(decodes), knots[0])
+        decode_s = np.full(len(decodes), bare_s[0])
     decode_s[0] = 0.0
     return Curves(tokens, prompt_s, decode_s, np.full(MAX_DECODES + 1, slope))
 
 
-def published_2024(points: list[Point]) -> Curves:
-    """The rule of the authors' public simulator."""
+def published_2024(points: list[Point], knots: list[Knot]) -> Curves:
+    """The rule of the authors' public simulator; its exact medians where ``knots`` has them."""
     tokens, prompt_s = _medians(points, _tokens, lambda point: point.prompt_ms / 1e3)
     _, token_s = _medians(points, _tokens, lambda point: point.token_ms / 1e3)
+    for knot in knots:
+        prompt_s[tokens == knot.tokens] = knot.prompt_ms / 1e3
+        if knot.token_ms is not None:
+            token_s[tokens == knot.tokens] = knot.token_ms / 1e3
     decode_s = np.maximum(straight_lines(tokens, token_s, np.arange(MAX_DECODES + 1)), TINY_S)
     decode_s[0] = 0.0
     return Curves(tokens, prompt_s, decode_s, np.zeros(MAX_DECODES + 1))
 
 
-RULES: Final[dict[str, Callable[[list[Point]], Curves]]] = {
+RULES: Final[dict[str, Callable[[list[Point], list[Knot]], Curves]]] = {
     "measured": measured,
     "published-2024": published_2024,
 }

@@ -22,6 +22,7 @@ from splitwise.hardware.iteration_times import MIXED_FACTOR, IterationTimes
 from splitwise.hardware.model_shape import read_model_shape
 from splitwise.hardware.predicted import predicted_times
 from splitwise.hardware.profile_file import (
+    Knot,
     Machine,
     Model,
     Point,
@@ -75,8 +76,13 @@ def load_profile(
     kv_bytes = sizes.kv_bytes_per_token
     if rule == PUBLISHED:
         kv_bytes = sizes.published_kv_bytes_per_token or kv_bytes
+    knots = [
+        knot
+        for knot in content.knots
+        if knot.machine == (kind.points_of or machine) and knot.model == model
+    ]
     power = points_of(content, kind.power_points_of or kind.points_of or machine, model)
-    return _times(kind, sizes, _price(machine, kind, prices), kv_bytes, rule, points, power)
+    return _times(kind, sizes, _price(machine, kind, prices), kv_bytes, rule, points, knots, power)
 
 
 def profile_contents(profile: str | Path) -> ProfileFile:
@@ -106,9 +112,10 @@ def _times(
     kv_bytes: int,
     rule: str,
     points: list[Point],
+    knots: list[Knot],
     power: list[Point],
 ) -> IterationTimes:
-    curves = RULES[rule](points)
+    curves = RULES[rule](points, knots)
     fractions = power_fractions(power)
     gpus_watts = kind.gpus * kind.gpu_watts
     cap_watts = kind.gpus * (kind.gpu_cap_watts or kind.gpu_watts)

@@ -73,14 +73,29 @@ class Point(Record, frozen=True):
     average_power_fraction: float | None = None
 
 
+class Knot(Record, frozen=True):
+    """Medians over all single runs of ``tokens`` = prompt tokens x batch.
+
+    Where runs of several kinds fall on one number of tokens, their joint median cannot be had from
+    the points, which are medians of a kind each. Read by the rule ``published-2024``.
+    """
+
+    machine: str
+    model: str
+    tokens: int
+    prompt_ms: float
+    token_ms: float | None = None
+
+
 class ProfileFile(Record, frozen=True):
-    """A whole file. ``rule`` says how points become times: see ``profiles.RULES``."""
+    """A whole file. ``rule`` says how points become times: see ``curves.RULES``."""
 
     format: int
     source: str
     machines: dict[str, Machine]
     models: dict[str, Model]
     points: list[Point]
+    knots: list[Knot] = []
     rule: str = "measured"
 
 
@@ -114,6 +129,11 @@ def _validate(content: ProfileFile) -> None:
         _above_zero(f"models.{name}", model, "weights_bytes", "kv_bytes_per_token", "layers")
     for number, point in enumerate(content.points):
         _validate_point(f"points[{number}]", point, content)
+    for number, knot in enumerate(content.knots):
+        where = f"knots[{number}]"
+        _known(f"{where}.machine", knot.machine, content.machines)
+        _known(f"{where}.model", knot.model, content.models)
+        _above_zero(where, knot, "tokens", "prompt_ms")
 
 
 def _validate_machine(where: str, machine: Machine, content: ProfileFile) -> None:

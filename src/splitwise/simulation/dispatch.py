@@ -14,7 +14,7 @@ from splitwise.scheduling.ranking import NOBODY
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.links import drop
 from splitwise.simulation.machine import kick
-from splitwise.simulation.memory import prompt_memory, reserved_memory, take_memory
+from splitwise.simulation.memory import early_memory, prompt_memory, reserved_memory, take_memory
 from splitwise.simulation.queues import append_prompt, unlink_prompt
 from splitwise.simulation.state import Phase
 
@@ -71,11 +71,13 @@ def recall(state: Any, request: int, generated: int) -> None:
     if one.phase == Phase.SENDING:
         drop(state.transfers, request)
     if one.phase == Phase.PROMPT or one.phase == Phase.SENDING:
-        take_memory(state, one.prompt_machine, -prompt_memory(one))
+        take_memory(state, one.prompt_machine, -prompt_memory(state, one))
         has_begun = one.phase == Phase.SENDING and not np.isnan(one.transfer_end_s)
         if is_split and (reserved_memory(state, one) > 0 or has_begun):
-            take_memory(state, one.token_machine, -(one.prompt_tokens + one.output_tokens))
-    if one.phase >= Phase.READY:
+            take_memory(state, one.token_machine, -early_memory(state, one))
+    if one.phase == Phase.READY:
+        take_memory(state, one.token_machine, -early_memory(state, one))
+    if one.phase == Phase.DECODE:
         take_memory(state, one.token_machine, -(one.prompt_tokens + one.output_tokens))
     uncharge(state, one)
     one.phase = Phase.AWAY

@@ -9,7 +9,7 @@ has the link for itself.
 from typing import Any
 
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.memory import has_room, take_memory
+from splitwise.simulation.memory import early_memory, has_room, take_memory
 
 
 @inlined
@@ -71,11 +71,10 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     one = state.requests[request]
     target = one.token_machine
     if state.rules.retry_s > 0:
-        whole = one.prompt_tokens + one.output_tokens
-        if not has_room(state, target, whole):
+        if not has_room(state, target, early_memory(state, one)):
             push(state.transfers, now + state.rules.retry_s, request)
             return
-        take_memory(state, target, whole)
+        take_memory(state, target, early_memory(state, one))
     source = state.machines[one.prompt_machine]
     to = state.machines[target]
     kind = state.kinds.fixed[source.kind]

@@ -22,7 +22,7 @@ from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.links import send
-from splitwise.simulation.memory import try_reserve
+from splitwise.simulation.memory import try_grow, try_reserve
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
 from splitwise.simulation.state import (
@@ -207,6 +207,8 @@ def seat_decodes(state: Any, machine: int, now: float) -> None:
     while here.active < left and here.started < MAX_SLOTS and here.ready_head != NONE:
         request = here.ready_head
         one = state.requests[request]
+        if not try_grow(state, machine, one):
+            break
         here.ready_head = one.next
         state.cluster.waiting[machine] -= 1
         one.phase = Phase.DECODE

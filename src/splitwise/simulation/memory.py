@@ -2,8 +2,10 @@
 
 A prompt starts when its own machine has room for it and its token machine for all its cache, and
 takes both together. Holding the one while waiting for the other, two machines full of caches meant
-for each other would wait for ever. Where transfers ask for room later instead (``retry_s``, as in
-the authors' public simulator), only the prompt's own memory is taken here.
+for each other would wait for ever.
+
+With ``retry_s``, as in the authors' public simulator, room is taken late instead: the prompt's as
+it starts, again on the token machine as the transfer starts, the output's as the token phase does.
 """
 
 from typing import Any
@@ -29,11 +31,29 @@ def take_memory(state: Any, machine: int, tokens: int) -> None:
 
 
 @inlined
-def prompt_memory(one: Any) -> int:
-    """Cache a request takes on its prompt machine; all it will ever need if it stays there."""
+def early_memory(state: Any, one: Any) -> int:
+    """Cache a request holds on its token machine before its token phase."""
+    if state.rules.retry_s > 0:
+        return int(one.prompt_tokens + 1)
+    return int(one.prompt_tokens + one.output_tokens)
+
+
+@inlined
+def prompt_memory(state: Any, one: Any) -> int:
+    """Cache a request takes on its prompt machine, where it may stay."""
     if one.token_machine == one.prompt_machine:
-        return int(one.prompt_tokens + one.output_tokens)
+        return early_memory(state, one)
     return int(one.prompt_tokens + 1)
+
+
+@inlined
+def try_grow(state: Any, machine: int, one: Any) -> bool:
+    """Take what the token phase needs beyond what is held already, if there is room."""
+    more = one.prompt_tokens + one.output_tokens - early_memory(state, one)
+    if more > 0 and not has_room(state, machine, more):
+        return False
+    take_memory(state, machine, more)
+    return True
 
 
 @inlined
@@ -47,7 +67,7 @@ def reserved_memory(state: Any, one: Any) -> int:
 @inlined
 def try_reserve(state: Any, machine: int, one: Any) -> bool:
     """Take room for a prompt on both its machines, or on neither and wait for it."""
-    if not has_room(state, machine, prompt_memory(one)):
+    if not has_room(state, machine, prompt_memory(state, one)):
         return False  # looked at again whenever this machine frees something
     reserved = reserved_memory(state, one)
     if reserved > 0:
@@ -55,5 +75,5 @@ def try_reserve(state: Any, machine: int, one: Any) -> bool:
             block(state, machine, one.token_machine)
             return False
         take_memory(state, one.token_machine, reserved)
-    take_memory(state, machine, prompt_memory(one))
+    take_memory(state, machine, prompt_memory(state, one))
     return True
