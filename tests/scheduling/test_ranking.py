@@ -14,10 +14,10 @@ changes = st.lists(
 def test_first_is_the_least_and_the_lowest_of_equals(
     machines: int, moves: list[tuple[int, float]]
 ) -> None:
-    ranking = new_ranking(machines)
+    ranking = new_ranking(3, machines)
     keys = [OUT] * machines
     for machine, key in moves:
-        set_key(ranking, machine, key)
+        set_key(ranking, 1, machine, key)
         keys[machine] = key
         least = min(keys)
-        assert first(ranking) == (NOBODY if least == OUT else keys.index(least))
+        assert first(ranking, 1) == (NOBODY if least == OUT else keys.index(least))

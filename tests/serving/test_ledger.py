@@ -180,13 +180,13 @@ class World:
         for i in range(5):
             assert bool(c.up[i]) == (i not in self.lost)
             assert c.pool[i] == c.home[i] or (c.pool[i] == Pool.MIXED and not is_idle(c, i))
-        for name, pool in (("prompt", Pool.PROMPT), ("token", Pool.TOKEN), ("mixed", Pool.MIXED)):
+        for pool in Pool:
             there = [i for i in range(5) if c.up[i] and c.pool[i] == pool]
             least = min(there, key=lambda i: (c.pending_tokens[i], i), default=NOBODY)
-            assert first(getattr(c, f"{name}_by_pending")) == least
+            assert first(c.by_pending, pool) == least
             least = min(there, key=lambda i: (c.kv_tokens[i], i), default=NOBODY)
-            assert first(getattr(c, f"{name}_by_kv")) == least
-            assert all(getattr(c, f"{name}_by_kv").key[i] == OUT for i in self.lost)
+            assert first(c.by_kv, pool) == least
+            assert all(c.by_kv.key[pool, i] == OUT for i in self.lost)
 
     def finish(self) -> None:
         """Every machine comes back and every request is served to its end."""

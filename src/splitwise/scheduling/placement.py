@@ -33,7 +33,7 @@ PROMPT_QUEUE_THRESHOLD_TOKENS: Final = 8192
 
 
 class Cluster(NamedTuple):
-    """What the cluster scheduler knows, one entry a machine, and two rankings a pool.
+    """What the cluster scheduler knows, one entry a machine, and two rankings with a row a pool.
 
     ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
     phase. ``waiting`` counts requests that lie in the machine's queue. ``kv_tokens`` is cache in
@@ -48,12 +48,8 @@ class Cluster(NamedTuple):
     kv_tokens: NDArray[np.int64]
     kv_capacity_tokens: NDArray[np.int64]
     role_changes: NDArray[np.int64]
-    prompt_by_pending: Ranking
-    prompt_by_kv: Ranking
-    token_by_pending: Ranking
-    token_by_kv: Ranking
-    mixed_by_pending: Ranking
-    mixed_by_kv: Ranking
+    by_pending: Ranking
+    by_kv: Ranking
 
 
 def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -> Cluster:
@@ -72,12 +68,8 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
         kv_tokens=zeros(),
         kv_capacity_tokens=kv_capacity_tokens.astype(np.int64),
         role_changes=zeros(),
-        prompt_by_pending=new_ranking(count),
-        prompt_by_kv=new_ranking(count),
-        token_by_pending=new_ranking(count),
-        token_by_kv=new_ranking(count),
-        mixed_by_pending=new_ranking(count),
-        mixed_by_kv=new_ranking(count),
+        by_pending=new_ranking(len(Pool), count),
+        by_kv=new_ranking(len(Pool), count),
     )
     for machine in range(count):
         rank(cluster, machine)
@@ -147,15 +139,8 @@ def move(cluster: Cluster, machine: int, pool: int) -> None:
 @shared
 def _set_keys(cluster: Cluster, machine: int, pending: float, kv: float) -> None:
     pool = cluster.pool[machine]
-    if pool == Pool.PROMPT:
-        set_key(cluster.prompt_by_pending, machine, pending)
-        set_key(cluster.prompt_by_kv, machine, kv)
-    elif pool == Pool.TOKEN:
-        set_key(cluster.token_by_pending, machine, pending)
-        set_key(cluster.token_by_kv, machine, kv)
-    else:
-        set_key(cluster.mixed_by_pending, machine, pending)
-        set_key(cluster.mixed_by_kv, machine, kv)
+    set_key(cluster.by_pending, pool, machine, pending)
+    set_key(cluster.by_kv, pool, machine, kv)
 
 
 @shared
@@ -267,31 +252,31 @@ def _choose_pair(
     cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
 ) -> tuple[int, int]:
     """Steps 1 to 3."""
-    prompt = first(cluster.prompt_by_pending)
-    token = first(cluster.token_by_kv)
+    prompt = first(cluster.by_pending, Pool.PROMPT)
+    token = first(cluster.by_kv, Pool.TOKEN)
     if prompt == NOBODY and token == NOBODY:
-        alone = first(cluster.mixed_by_pending)
+        alone = first(cluster.by_pending, Pool.MIXED)
         return alone, alone
     if prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold):
-        prompt = first(cluster.mixed_by_pending)
+        prompt = first(cluster.by_pending, Pool.MIXED)
         if prompt != NOBODY and is_queue_long(cluster, prompt, prompt_tokens, threshold):
             prompt = NOBODY
     if token == NOBODY or is_memory_full(cluster, token, kv_tokens):
-        token = first(cluster.mixed_by_kv)
+        token = first(cluster.by_kv, Pool.MIXED)
         if token != NOBODY and is_memory_full(cluster, token, kv_tokens):
             token = NOBODY
     if may_pull and prompt == NOBODY:
-        prompt = first(cluster.token_by_pending)
+        prompt = first(cluster.by_pending, Pool.TOKEN)
     if may_pull and token == NOBODY:
-        token = first(cluster.prompt_by_kv)
+        token = first(cluster.by_kv, Pool.PROMPT)
     return prompt, token
 
 
 @shared
 def least_pending(cluster: Cluster) -> int:
     """The least pending machine of all pools; of equals prompt before mixed before token."""
-    best = first(cluster.prompt_by_pending)
-    for other in (first(cluster.mixed_by_pending), first(cluster.token_by_pending)):
+    best = first(cluster.by_pending, Pool.PROMPT)
+    for other in (first(cluster.by_pending, Pool.MIXED), first(cluster.by_pending, Pool.TOKEN)):
         if other == NOBODY:
             continue
         if best == NOBODY or cluster.pending_tokens[other] < cluster.pending_tokens[best]:

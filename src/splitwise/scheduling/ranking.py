@@ -2,6 +2,7 @@
 
 The leaves are the machines, each inner node holds the winner of its two children, and the root
 is the machine with the least key. Changing a key replays one path, log2(machines) matches at most.
+A ``Ranking`` has several such trees over the same machines, one a row.
 """
 
 from typing import Final, NamedTuple
@@ -17,45 +18,45 @@ OUT: Final = np.inf
 
 
 class Ranking(NamedTuple):
-    """``key`` has one entry a leaf; ``winner`` one a node, the root at 1, leaves in the end."""
+    """``key`` [rows, leaves]; ``winner`` [rows, nodes], the root at 1, leaves in the end."""
 
     key: NDArray[np.float64]
     winner: NDArray[np.int32]
 
 
-def new_ranking(machines: int) -> Ranking:
-    """A ranking of ``machines`` leaves that all stand out."""
+def new_ranking(rows: int, machines: int) -> Ranking:
+    """Trees of ``machines`` leaves that all stand out."""
     size = 1
     while size < max(machines, 2):
         size *= 2
-    winner = np.zeros(2 * size, dtype=np.int32)
-    winner[size:] = np.arange(size)
+    winner = np.zeros((rows, 2 * size), dtype=np.int32)
+    winner[:, size:] = np.arange(size)
     for node in range(size - 1, 0, -1):
-        winner[node] = winner[2 * node]
-    return Ranking(np.full(size, OUT), winner)
+        winner[:, node] = winner[:, 2 * node]
+    return Ranking(np.full((rows, size), OUT), winner)
 
 
 @shared
-def first(ranking: Ranking) -> int:
+def first(ranking: Ranking, row: int) -> int:
     """The machine with the least key, the lowest index of equals; NOBODY if all stand out."""
-    best = ranking.winner[1]
-    if ranking.key[best] == OUT:
+    best = ranking.winner[row, 1]
+    if ranking.key[row, best] == OUT:
         return NOBODY
     return int(best)
 
 
 @shared
-def set_key(ranking: Ranking, machine: int, key: float) -> None:
+def set_key(ranking: Ranking, row: int, machine: int, key: float) -> None:
     """Give ``machine`` a new key and replay its matches."""
-    if ranking.key[machine] == key:
+    if ranking.key[row, machine] == key:
         return
-    ranking.key[machine] = key
-    node = (len(ranking.key) + machine) // 2
+    ranking.key[row, machine] = key
+    node = (ranking.key.shape[1] + machine) // 2
     while node >= 1:
-        left = ranking.winner[2 * node]
-        right = ranking.winner[2 * node + 1]
-        best = right if ranking.key[right] < ranking.key[left] else left
-        if ranking.winner[node] == best and best != machine:
+        left = ranking.winner[row, 2 * node]
+        right = ranking.winner[row, 2 * node + 1]
+        best = right if ranking.key[row, right] < ranking.key[row, left] else left
+        if ranking.winner[row, node] == best and best != machine:
             return  # nobody above noticed
-        ranking.winner[node] = best
+        ranking.winner[row, node] = best
         node //= 2

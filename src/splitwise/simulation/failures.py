@@ -83,7 +83,7 @@ def stop_segment(state: Any, machine: int, now: float) -> None:
         if here.iterations > 0:
             drop_finished(state, machine, here.start_s + duration_s(here, here.iterations))
     here.running = IDLE
-    set_key(state.ends, machine, OUT)
+    set_key(state.ends, 0, machine, OUT)
 
 
 @inlined

@@ -34,8 +34,8 @@ def advance(state: Any, arrived: int, until: int) -> int:
     ranking = state.ends
     while True:
         arrival_s = state.requests[arrived].arrival_s if arrived < count else np.inf
-        machine = first(ranking)
-        end_s = ranking.key[machine] if machine != NOBODY else np.inf
+        machine = first(ranking, 0)
+        end_s = ranking.key[0, machine] if machine != NOBODY else np.inf
         transfers = state.transfers
         link_s = transfers.heap[0].time_s if transfers.size[0] > 0 else np.inf
         outage_s = next_outage_s(state.outages)

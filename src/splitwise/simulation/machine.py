@@ -73,7 +73,7 @@ def cut(state: Any, machine: int, now: float) -> None:
     here = state.machines[machine]
     here.iterations = min(here.iterations, ended_iterations(here, now) + 1)
     here.is_cut = True
-    set_key(state.ends, machine, here.start_s + duration_s(here, here.iterations))
+    set_key(state.ends, 0, machine, here.start_s + duration_s(here, here.iterations))
 
 
 @inlined
@@ -125,7 +125,7 @@ def start(state: Any, machine: int, now: float) -> None:
         here.running = MIXED
         plain_s = state.kinds.by_tokens[here.kind, here.batch_tokens + decodes].prompt_s
         here.first_s = state.kinds.fixed[here.kind].mixed_factor * plain_s + context_s
-    set_key(state.ends, machine, now + duration_s(here, here.iterations))
+    set_key(state.ends, 0, machine, now + duration_s(here, here.iterations))
 
 
 @inlined
@@ -133,7 +133,7 @@ def rest(state: Any, machine: int) -> None:
     """Nothing can run."""
     here = state.machines[machine]
     here.running = IDLE
-    set_key(state.ends, machine, OUT)
+    set_key(state.ends, 0, machine, OUT)
     go_home(state.cluster, machine)
 
 

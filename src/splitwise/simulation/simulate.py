@@ -195,7 +195,7 @@ def new_state(
         np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
         np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
-        new_ranking(len(machines)),
+        new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
         new_outages(outages),
         new_log(options.timeline_segments),

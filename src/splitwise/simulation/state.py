@@ -224,7 +224,7 @@ class State(NamedTuple):
     slots: NDArray[np.void]
     scratch: NDArray[np.void]
     occupancy_s: NDArray[np.float64]
-    ends: Ranking
+    ends: Ranking  # of one row: when each machine's segment is over
     transfers: Transfers
     outages: Outages
     log: Log
