@@ -49,6 +49,9 @@ def serve(
     change_roles: Annotated[
         bool, typer.Option(help="Pull machines of one pool to the other's help while it is short.")
     ] = True,
+    queue_threshold: Annotated[
+        int, typer.Option(min=1, help="Pending tokens past which a prompt queue counts as long.")
+    ] = 8192,
     prompt_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt batch.")] = 2048,
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
@@ -97,7 +100,9 @@ def serve(
                 f"--prompt-batch-tokens={prompt_batch_tokens}",
             ],
             cluster=ClusterLimits(
-                max_waiting_requests=max_waiting_requests, change_roles=change_roles
+                max_waiting_requests=max_waiting_requests,
+                change_roles=change_roles,
+                prompt_queue_threshold_tokens=queue_threshold,
             ),
         )
         gateway = Gateway(options, folder)

@@ -55,6 +55,9 @@ def simulate(
     reference: Annotated[
         str, typer.Option(help="Machine kind that slowdowns are measured against.")
     ] = "dgx-a100",
+    queue_threshold: Annotated[
+        int, typer.Option(help="Pending tokens past which a prompt queue counts as long.")
+    ] = 8192,
     batch_tokens: Annotated[int | None, typer.Option(help="Prompt tokens of a batch.")] = None,
     chunk_prompts: Annotated[bool, typer.Option(help="Cut long prompts to the batch.")] = False,
     overlap: Annotated[bool, typer.Option(help="Send the cache layer by layer.")] = True,
@@ -71,6 +74,7 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Run a workload through a cluster and report latencies, SLOs, machines and energy."""
+    from splitwise.simulation.simulate import rules_named
     from splitwise.simulation.summary import summarise
 
     try:
@@ -80,11 +84,12 @@ def simulate(
             *_groups(token or (), Pool.TOKEN, model, profile, prices),
             *_groups(mixed or (), Pool.MIXED, model, profile, prices),
         ]
-        base = _rules(rules)
+        base = rules_named(rules)
         options = replace(
             base,
             chunk_prompts=chunk_prompts,
             change_roles=change_roles,
+            queue_threshold_tokens=queue_threshold,
             overlap=base.overlap and overlap,
             batch_tokens=batch_tokens or base.batch_tokens,
             timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
@@ -95,15 +100,6 @@ def simulate(
     except ValueError as error:
         fail(error)
     _print(summary, as_json)
-
-
-def _rules(name: str) -> "Options":
-    from splitwise.simulation.simulate import PUBLISHED_2024, Options
-
-    known = {"default": Options(), "published-2024": PUBLISHED_2024}
-    if name not in known:
-        raise ValueError(f"rules is {name!r}; it must be one of {', '.join(known)}")
-    return known[name]
 
 
 def _groups(

@@ -12,7 +12,7 @@ A machine more never hurts, and a lower rate is never harder: what bisection tak
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -220,6 +220,23 @@ def price(objective: Objective, design: Design) -> tuple[float, ...]:
             return watts, cost, machines
         case _:
             return machines, cost, watts
+
+
+def worth(objective: Objective, found: Found) -> tuple[float, ...]:
+    """What is least for the best answer: the objective, then what else it takes."""
+    match objective:
+        case Objective.THROUGHPUT:
+            return (-found.rate_per_s, *price(Objective.COST, found.design))
+        case Objective.ENERGY:
+            return (found.joules_per_token, *price(Objective.COST, found.design))
+        case _:
+            return price(objective, found.design)
+
+
+def best_of(objective: Objective, answers: Iterable[FamilyAnswer]) -> Found | None:
+    """The best that any family has."""
+    found = [answer.best for answer in answers if answer.best is not None]
+    return min(found, key=lambda one: worth(objective, one), default=None)
 
 
 def beats(objective: Objective, answer: FamilyAnswer, design: Design) -> bool:

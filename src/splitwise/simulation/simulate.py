@@ -114,6 +114,16 @@ are preempted 80 times; hence no ageing here. Its links are 200 GiB/s for any pa
 """
 
 
+RULES: Final = {"default": Options(), "published-2024": PUBLISHED_2024}
+
+
+def rules_named(name: str) -> Options:
+    """The options that go by a name; ValueError if none do."""
+    if name not in RULES:
+        raise ValueError(f"rules is {name!r}; it must be one of {', '.join(RULES)}")
+    return RULES[name]
+
+
 def simulate(
     requests: Load,
     cluster: Sequence[MachineGroup],

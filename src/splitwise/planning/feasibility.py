@@ -1,0 +1,101 @@
+"""Why there is no answer: which constraint binds, and by how much it would have to give.
+
+1. ``check_targets``, before the search: an SLO that a lone request misses on every kind cannot be
+   met by any number of machines.
+2. ``explain``, after a search that found nothing: what the limits carry at most, and for each limit
+   what it would have to be with the others as they are.
+"""
+
+import math
+from dataclasses import replace
+from typing import Final
+
+from splitwise.planning.design import Design, Family, families
+from splitwise.planning.errors import Infeasible
+from splitwise.planning.outcome import Outcome
+from splitwise.planning.question import Limits, Objective, Question
+from splitwise.planning.search import Found, best_of, search_family
+from splitwise.planning.trial import Judge
+from splitwise.planning.workers import Crew
+from splitwise.scheduling.pools import Pool
+
+LONE_MACHINES: Final = 4
+LONE_RATE_PER_S: Final = 0.02
+"""So few requests a second on four machines that hardly two meet."""
+MORE_STOCK: Final = 4
+CURRENCY: Final = {
+    "dollars_per_hour": (Objective.COST, "dollars an hour"),
+    "watts": (Objective.POWER, "watts"),
+    "machines": (Objective.MACHINES, "machines"),
+}
+
+
+def check_targets(judge: Judge) -> None:
+    """Raise Infeasible if an SLO is missed even by requests that have a machine to themselves."""
+    alone: dict[str, Outcome] = {}
+    for offer in judge.question.offers:
+        design = Design(Family((replace(offer, stock=LONE_MACHINES),), (Pool.MIXED,)), (4,))
+        alone[offer.name] = judge.outcome(design, LONE_RATE_PER_S, judge.question.seeds[0])
+    for number, slo in enumerate(judge.question.slos):
+        name, best = min(
+            ((name, outcome.slos[number]) for name, outcome in alone.items()),
+            key=lambda pair: pair[1].value,
+        )
+        if not best.is_met:
+            reached = f"{best.value:.3g}x" if slo.unit == "x" else f"{best.value * 1000:.4g}ms"
+            raise Infeasible(
+                f"slo {slo}: a request that has a machine to itself reaches {reached} on {name}, "
+                "the fastest on offer; allow more than that, or offer faster machines"
+            )
+
+
+def explain(crew: Crew, question: Question) -> Infeasible:
+    """The error for a question without an answer."""
+    lines = [f"no cluster on offer carries {_load(question)} within its targets and limits"]
+    most = _best(
+        crew, replace(question, objective=Objective.THROUGHPUT, rate_per_s=None), "most rate"
+    )
+    if most is None:
+        lines.append("not even the smallest rate looked at is carried")
+    elif question.rate_per_s is not None:
+        lines.append(f"the most is {most.rate_per_s:g}/s, by {most.design.name}")
+    for field, (objective, unit) in CURRENCY.items():
+        allowed = getattr(question.limits, field)
+        if math.isfinite(allowed) and question.rate_per_s is not None:
+            lines.append(_relaxed(crew, question, field, objective, unit, allowed))
+    if question.rate_per_s is not None:
+        lines.append(_more_stock(crew, question))
+    return Infeasible("; ".join(lines))
+
+
+def _load(question: Question) -> str:
+    return "any load" if question.rate_per_s is None else f"{question.rate_per_s:g} requests/s"
+
+
+def _relaxed(
+    crew: Crew, question: Question, field: str, objective: Objective, unit: str, allowed: float
+) -> str:
+    """What a limit would have to be, the others being kept."""
+    limits: Limits = replace(question.limits, **{field: math.inf})
+    found = _best(crew, replace(question, limits=limits, objective=objective), f"least {field}")
+    if found is None:
+        return f"{field}: {allowed:g} allowed; more of it alone would not help"
+    needed = getattr(found.design, field)
+    return (
+        f"{field}: {allowed:g} allowed, {needed:g} {unit} needed (+{needed / allowed - 1:.0%}), "
+        f"by {found.design.name}"
+    )
+
+
+def _more_stock(crew: Crew, question: Question) -> str:
+    offers = tuple(replace(one, stock=one.stock * MORE_STOCK) for one in question.offers)
+    asked = replace(question, offers=offers, objective=Objective.MACHINES)
+    found = _best(crew, asked, "larger stock")
+    if found is None:
+        return f"stock: {MORE_STOCK} times as many machines of each kind would not help"
+    return f"stock: {found.design.name} would do"
+
+
+def _best(crew: Crew, question: Question, what: str) -> Found | None:
+    answers = crew.map(what, question, search_family, families(question.offers))
+    return best_of(question.objective, answers)

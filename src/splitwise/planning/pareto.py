@@ -1,0 +1,19 @@
+"""Which clusters are not worse than another in everything that counts."""
+
+from collections.abc import Sequence
+
+from splitwise.planning.search import Found
+
+
+def front(found: Sequence[Found]) -> list[Found]:
+    """Those that no other beats in cost, power and rate together, cheapest first; no doubles."""
+    unique = {(one.design.name, one.rate_per_s): one for one in found}
+    kept = [one for one in unique.values() if not any(dominates(o, one) for o in unique.values())]
+    return sorted(kept, key=lambda one: (one.design.dollars_per_hour, one.design.watts))
+
+
+def dominates(one: Found, other: Found) -> bool:
+    """Whether ``one`` is as good in all three and better in at least one."""
+    ours = (one.design.dollars_per_hour, one.design.watts, -one.rate_per_s)
+    theirs = (other.design.dollars_per_hour, other.design.watts, -other.rate_per_s)
+    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))

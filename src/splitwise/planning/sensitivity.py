@@ -1,0 +1,109 @@
+"""What if the premises were a little different?
+
+Prices a fifth up or down, the rate (or the limits) likewise, the other built-in workload, one
+machine of each group lost. Searches that only prices change simulate next to nothing anew.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from splitwise.planning.design import Design, Family, families
+from splitwise.planning.question import Limits, Objective, Offer, Question
+from splitwise.planning.search import Found, best_of, search_family
+from splitwise.planning.trial import Judge
+from splitwise.planning.workers import Crew
+from splitwise.workload import BUILT_IN
+
+SHARE: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change, the best cluster then (or the same, if it is only asked what it carries).
+
+    ``design`` is None if there is none.
+    """
+
+    change: str
+    design: str | None
+    dollars_per_hour: float
+    watts: float
+    rate_per_s: float
+
+
+def sensitivity(crew: Crew, question: Question, best: Found) -> Iterator[Case]:
+    """Every case, the best cluster being known."""
+    yield from _price_cases(crew, question)
+    yield from _size_cases(crew, question, best.design.family)
+    yield from _workload_cases(crew, question, best)
+    yield from _loss_cases(crew, question, best)
+
+
+def _price_cases(crew: Crew, question: Question) -> Iterator[Case]:
+    """Only where money decides."""
+    has_budget = math.isfinite(question.limits.dollars_per_hour)
+    if len(question.offers) < 2 or not (has_budget or question.objective is Objective.COST):
+        return
+    for offer in question.offers:
+        for factor in (1 - SHARE, 1 + SHARE):
+            offers = tuple(_priced(one, factor) if one is offer else one for one in question.offers)
+            change = f"price of {offer.name} {factor - 1:+.0%}"
+            asked = replace(question, offers=offers)
+            yield _searched(crew, change, asked, families(offers))
+
+
+def _priced(offer: Offer, factor: float) -> Offer:
+    dollars = offer.times.dollars_per_hour * factor
+    return replace(offer, times=replace(offer.times, dollars_per_hour=dollars))
+
+
+def _size_cases(crew: Crew, question: Question, family: Family) -> Iterator[Case]:
+    """With the kinds as they are."""
+    for factor in (1 - SHARE, 1 + SHARE):
+        if question.rate_per_s is not None:
+            changed = replace(question, rate_per_s=question.rate_per_s * factor)
+            yield _searched(crew, f"rate {factor - 1:+.0%}", changed, [family])
+        else:
+            limits = question.limits
+            scaled = Limits(
+                limits.dollars_per_hour * factor, limits.watts * factor, limits.machines * factor
+            )
+            changed = replace(question, limits=scaled)
+            yield _searched(crew, f"limits {factor - 1:+.0%}", changed, [family])
+
+
+def _searched(crew: Crew, change: str, question: Question, among: Sequence[Family]) -> Case:
+    answers = crew.map(f"if {change}", question, search_family, among)
+    best = best_of(question.objective, answers)
+    if best is None:
+        return Case(change, None, *[float("nan")] * 3)
+    return _case(change, best.design, best.rate_per_s)
+
+
+def _case(change: str, design: Design, rate_per_s: float) -> Case:
+    return Case(change, design.name, design.dollars_per_hour, design.watts, rate_per_s)
+
+
+def _workload_cases(crew: Crew, question: Question, best: Found) -> Iterator[Case]:
+    for source in BUILT_IN:
+        if source == question.demand.source:
+            continue
+        changed = replace(question, demand=replace(question.demand, source=source, arrivals=None))
+        (rate,) = crew.map(f"if {source}", changed, Judge.most, [best.design])
+        yield _case(f"the load is {source}", best.design, rate)
+
+
+def _loss_cases(crew: Crew, question: Question, best: Found) -> Iterator[Case]:
+    """One machine of a group out of service: what the others carry."""
+    designs = [
+        best.design.with_counts(
+            *(count - (i == which) for i, count in enumerate(best.design.counts))
+        )
+        for which, count in enumerate(best.design.counts)
+        if count > 1
+    ]
+    rates = crew.map("if a machine is lost", question, Judge.most, designs)
+    for design, rate in zip(designs, rates, strict=True):
+        yield _case("one machine lost", design, rate)
