@@ -18,6 +18,12 @@ if TYPE_CHECKING:  # the simulator brings numba along
 
 NO_CACHE = "none"
 INTERRUPTED = 130
+ALL_CORES = os.cpu_count() or 1
+Cores = Annotated[int, typer.Option(min=1, help="Processes; default: all cores.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray", help="Address of a Ray cluster, or local; extra ray.")
+]
+Cache = Annotated[str | None, typer.Option(help="File of known outcomes; none: keep nothing.")]
 
 
 def plan(
@@ -68,15 +74,9 @@ def plan(
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     resolution: Annotated[float, typer.Option(help="Steps of the rate.")] = 1.0,
     what_if: Annotated[bool, typer.Option(help="Ask how the answer changes.")] = True,
-    cores: Annotated[
-        int, typer.Option(min=1, help="Processes; default: all cores.")
-    ] = os.cpu_count() or 1,
-    ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster, or local; extra ray.")
-    ] = None,
-    cache: Annotated[
-        str | None, typer.Option(help="File of known outcomes; none: keep nothing.")
-    ] = None,
+    cores: Cores = ALL_CORES,
+    ray: RayAddress = None,
+    cache: Cache = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Search the clusters that carry a load within its targets, and name the best."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from splitwise.workload import BUILT_IN, Requests, open_source, read_requests
+from splitwise.workload import Requests, open_source
 
 MIN_DURATION_S: Final = 120.0
 MIN_REQUESTS: Final = 3000
@@ -46,9 +46,7 @@ class Demand:
 
     def mean_prompt_tokens(self) -> float:
         """Of a large sample."""
-        if self.source in BUILT_IN:
-            return float(self.requests(100.0, 0).prompt_tokens.mean())
-        return float(read_requests(self.source).prompt_tokens.mean())
+        return float(open_source(self.source, 100.0).prompt_tokens.mean())
 
     def _modified_s(self) -> float:
         path = Path(self.source)

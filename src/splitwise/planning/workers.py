@@ -49,15 +49,22 @@ class Crew:
         self, what: str, question: Question, task: Task[Item, Answer], items: Sequence[Item]
     ) -> list[Answer]:
         """``task`` for each item; ``what`` names the work to whoever watches."""
+        return self.map_each(what, task, [(question, item) for item in items])
+
+    def map_each(
+        self, what: str, task: Task[Item, Answer], items: Sequence[tuple[Question, Item]]
+    ) -> list[Answer]:
+        """The same with a question for each item."""
         answers: list[Answer] = []
         self._progress(what, 0, len(items))
-        for answer in self._mapper(partial(_run, question, self._store, task), items):
+        for answer in self._mapper(partial(_run, self._store, task), items):
             answers.append(answer)
             self._progress(what, len(answers), len(items))
         return answers
 
 
-def _run(question: Question, store: Path | None, task: Task[Item, Answer], item: Item) -> Answer:
+def _run(store: Path | None, task: Task[Item, Answer], asked: tuple[Question, Item]) -> Answer:
+    question, item = asked
     with OutcomeStore(store) as outcomes:
         return task(Judge(question, outcomes), item)
 

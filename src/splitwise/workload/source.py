@@ -6,6 +6,7 @@ recording, ``replay``.
 """
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -51,12 +52,12 @@ def open_source(
     if is_built_in or arrivals not in (None, REPLAY):
         rate = rate_per_s if rate_per_s is not None else DEFAULT_RATE_PER_S
         return generate(
-            source if is_built_in else read_requests(source),
+            source if is_built_in else _recording(source, Path(source).stat().st_mtime_ns),
             duration_s=duration_s if duration_s is not None else DEFAULT_DURATION_S,
             arrivals=parse_arrivals(arrivals or "poisson", rate),
             seed=seed,
         )
-    requests = read_requests(source)
+    requests = _recording(source, Path(source).stat().st_mtime_ns)
     if rate_per_s is not None:
         if not 0 < requests.rate_per_s < math.inf:
             raise WorkloadError(
@@ -65,6 +66,13 @@ def open_source(
             )
         requests = requests.scaled(rate_per_s / requests.rate_per_s)
     return requests if duration_s is None else requests.until(duration_s)
+
+
+@lru_cache(4)
+def _recording(source: str, modified_ns: int) -> Requests:
+    """A file that is asked for many times; written anew, it is another."""
+    del modified_ns
+    return read_requests(source)
 
 
 def parse_arrivals(text: str, rate_per_s: float) -> Arrivals:

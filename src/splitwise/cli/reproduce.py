@@ -1,0 +1,57 @@
+"""``splitwise reproduce``: the paper's figures, made anew beside the published ones."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from splitwise.cli.errors import fail
+from splitwise.cli.plan import ALL_CORES, INTERRUPTED, NO_CACHE, Cache, Cores, RayAddress
+from splitwise.cli.progress import progress_bar
+
+
+def reproduce(
+    part: Annotated[
+        list[str],
+        typer.Argument(
+            help="poster, iso-power, iso-cost, iso-throughput, robustness, characterization or all."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Of all but the poster.")] = "bloom-176b",
+    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPLITWISE_TRACES",
+            help="Folder of the Azure LLM inference traces 2023; without it sizes are built in.",
+        ),
+    ] = None,
+    cores: Cores = ALL_CORES,
+    ray: RayAddress = None,
+    cache: Cache = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Make the paper's cluster figures anew, with the published numbers and the difference."""
+    from splitwise.planning.reproduce.parts import Ground, make
+    from splitwise.planning.reproduce.section import print_section
+    from splitwise.planning.reproduce.setting import find_traces
+    from splitwise.planning.store import default_path
+    from splitwise.planning.workers import Crew, open_mapper
+
+    store = None if cache == NO_CACHE else Path(cache) if cache else default_path()
+    ground = Ground(model, find_traces(traces), tuple(range(1, seeds + 1)))
+    try:
+        with open_mapper(cores, ray) as mapper, progress_bar() as tell:
+            sections = make(part, Crew(mapper, store, tell), ground)
+    except ValueError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("interrupted; what was simulated is kept, run it again to go on", INTERRUPTED)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(sections)).decode())
+        return
+    console = Console()
+    for section in sections:
+        print_section(section, console)

@@ -1,0 +1,6 @@
+"""The paper's cluster figures, made anew, each beside the published number.
+
+- ``published``: what was published; ``setting``: under which rules, prices and load
+- ``poster``, ``iso``, ``robustness``, ``characterization``: one file a group of figures
+- ``section``: figures with their differences, for terminal, HTML and JSON
+"""
