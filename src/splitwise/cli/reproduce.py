@@ -16,7 +16,8 @@ def reproduce(
     part: Annotated[
         list[str],
         typer.Argument(
-            help="poster, iso-power, iso-cost, iso-throughput, robustness, characterization or all."
+            help="poster, iso-power, iso-cost, iso-throughput, robustness, characterization, "
+            "claims or all."
         ),
     ],
     model: Annotated[str, typer.Option(help="Of all but the poster.")] = "bloom-176b",

@@ -8,6 +8,7 @@ from typing import Final
 from splitwise.planning.errors import PlanningError
 from splitwise.planning.reproduce import iso
 from splitwise.planning.reproduce.characterization import characterization
+from splitwise.planning.reproduce.claims import claims
 from splitwise.planning.reproduce.poster import poster
 from splitwise.planning.reproduce.robustness import robustness
 from splitwise.planning.reproduce.section import Section
@@ -82,6 +83,15 @@ def make_robustness(crew: Crew, ground: Ground) -> list[Section]:
     return sections
 
 
+def make_claims(crew: Crew, ground: Ground) -> list[Section]:
+    """Under both rules."""
+    sections = []
+    for rules in BOTH_RULES:
+        settings = [ground.setting(rules, "paper", workload) for workload in WORKLOADS]
+        sections += claims(crew, *settings)
+    return sections
+
+
 def make_characterization(crew: Crew, ground: Ground) -> list[Section]:
     """One machine and one pair."""
     del crew  # a few simulations, done here
@@ -95,6 +105,7 @@ PARTS: Final[dict[str, Callable[[Crew, Ground], list[Section]]]] = {
     "iso-throughput": make_iso_throughput,
     "robustness": make_robustness,
     "characterization": make_characterization,
+    "claims": make_claims,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from splitwise.planning.design import Design
 from splitwise.planning.question import Limits
-from splitwise.planning.reproduce.iso import divided, mean
+from splitwise.planning.reproduce.iso import divided, sure
 from splitwise.planning.reproduce.published import SAME_POWER
 from splitwise.planning.reproduce.section import Figure, Section
 from splitwise.planning.reproduce.setting import Setting
@@ -47,7 +47,7 @@ def section(
 ) -> Section:
     """The share of the throughput that is lost, and both rates."""
     asked = [*own.values(), *foreign.values()]
-    rates = [mean(each) for each in crew.map(counts, setting.question(), Judge.most_by_seed, asked)]
+    rates = [sure(each) for each in crew.map(counts, setting.question(), Judge.most_by_seed, asked)]
     figures = []
     for i, name in enumerate(own):
         ours, theirs = rates[i], rates[i + len(own)]
