@@ -3,7 +3,6 @@
 import os
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -16,8 +15,10 @@ if TYPE_CHECKING:  # the simulator brings numba along
     from splitwise.hardware import IterationTimes
     from splitwise.planning.question import Objective, Offer
 
-NO_CACHE = "none"
-INTERRUPTED = 130
+INTERRUPTED = (
+    "interrupted; unless --cache is none, what was simulated is kept: run it again to go on"
+)
+INTERRUPTED_CODE = 130
 ALL_CORES = os.cpu_count() or 1
 Cores = Annotated[int, typer.Option(min=1, help="Processes; default: all cores.")]
 RayAddress = Annotated[
@@ -85,7 +86,7 @@ def plan(
     from splitwise.planning.question import Limits, Question, parse_slo
     from splitwise.planning.record import record_of
     from splitwise.planning.report_terminal import commands_of, print_plan
-    from splitwise.planning.store import default_path
+    from splitwise.planning.store import store_path
     from splitwise.planning.workers import Crew, open_mapper
     from splitwise.simulation.simulate import rules_named
     from splitwise.simulation.slowdown import PAPER_SLOS
@@ -104,15 +105,16 @@ def plan(
             tuple(range(1, seeds + 1)),
             resolution,
         )
-        store = None if cache == NO_CACHE else Path(cache) if cache else default_path()
-        with open_mapper(cores, ray) as mapper, progress_bar() as tell:
-            crew = Crew(mapper, store, tell)
-            found = answer(question, crew, what_if)
+        with (
+            store_path(cache) as store,
+            open_mapper(cores, ray) as mapper,
+            progress_bar() as tell,
+        ):
+            found = answer(question, Crew(mapper, store, tell), what_if)
     except ValueError as error:
         fail(error)
     except KeyboardInterrupt:
-        kept = "what was simulated is kept; run it again to go on" if store else "nothing is kept"
-        fail(f"interrupted; {kept}", INTERRUPTED)
+        fail(INTERRUPTED, INTERRUPTED_CODE)
     options = {"model": model, "profile": profile, "prices": prices, "rules": rules}
     commands = commands_of(found, source, options)
     if as_json:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from splitwise.cli.errors import fail
-from splitwise.cli.plan import ALL_CORES, INTERRUPTED, NO_CACHE, Cache, Cores, RayAddress
+from splitwise.cli.plan import ALL_CORES, INTERRUPTED, INTERRUPTED_CODE, Cache, Cores, RayAddress
 from splitwise.cli.progress import progress_bar
 
 
@@ -38,18 +38,21 @@ def reproduce(
     from splitwise.planning.reproduce.parts import Ground, make
     from splitwise.planning.reproduce.section import print_section
     from splitwise.planning.reproduce.setting import find_traces
-    from splitwise.planning.store import default_path
+    from splitwise.planning.store import store_path
     from splitwise.planning.workers import Crew, open_mapper
 
-    store = None if cache == NO_CACHE else Path(cache) if cache else default_path()
     ground = Ground(model, find_traces(traces), tuple(range(1, seeds + 1)))
     try:
-        with open_mapper(cores, ray) as mapper, progress_bar() as tell:
+        with (
+            store_path(cache) as store,
+            open_mapper(cores, ray) as mapper,
+            progress_bar() as tell,
+        ):
             sections = make(part, Crew(mapper, store, tell), ground)
     except ValueError as error:
         fail(error)
     except KeyboardInterrupt:
-        fail("interrupted; what was simulated is kept, run it again to go on", INTERRUPTED)
+        fail(INTERRUPTED, INTERRUPTED_CODE)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(sections)).decode())
         return

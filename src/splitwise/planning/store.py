@@ -6,7 +6,10 @@ processes may use one file.
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Self
 
 import msgspec
@@ -14,6 +17,7 @@ import msgspec
 from splitwise.planning.outcome import Outcome
 from splitwise.simulation.compiled import cache_home, digest_of
 
+NO_CACHE: Final = "none"
 _TIMEOUT_S: Final = 60.0
 _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, source TEXT, value BLOB) "
@@ -21,9 +25,14 @@ _TABLE: Final = (
 )
 
 
-def default_path() -> Path:
-    """Where outcomes are kept when nobody says."""
-    return cache_home() / "outcomes.sqlite"
+@contextmanager
+def store_path(name: str | None) -> Iterator[Path]:
+    """The file that a user names; None: the usual one; ``none``: one that is gone afterwards."""
+    if name == NO_CACHE:
+        with TemporaryDirectory(prefix="splitwise-") as folder:
+            yield Path(folder) / "outcomes.sqlite"
+    else:
+        yield Path(name) if name else cache_home() / "outcomes.sqlite"
 
 
 class OutcomeStore:
