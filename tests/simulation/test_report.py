@@ -95,8 +95,6 @@ def test_occupancy_shares_by_hand() -> None:
 
 
 def test_a_report_without_matplotlib_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("splitwise.simulation.report_plots", "splitwise.observe.svg"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = random_result()
     with pytest.raises(ReportError, match=r"pip install 'splitwise-llm\[report\]'"):

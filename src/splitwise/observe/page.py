@@ -1,8 +1,8 @@
 """One HTML file that carries all it shows: style, tables, plots as SVG. Nothing is fetched."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from html import escape
+from importlib import import_module
 from typing import Final
 
 _STYLE: Final = """
@@ -12,9 +12,12 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #e5e7eb; }
 th:first-child, td:first-child, .text { text-align: left; }
+td:first-child { white-space: nowrap; }
 .met { color: #15803d; } .missed { color: #b91c1c; font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem;
+         margin-top: 1rem; }
 .whole { grid-template-columns: 1fr; }
+.whole figure { display: flex; flex-direction: column-reverse; }
 figure { margin: 0; } figcaption { font-size: .85rem; color: #4b5563; }
 svg { width: 100%; height: auto; } .wide { overflow-x: auto; }
 pre { padding: .75rem; background: #f3f4f6; white-space: pre-wrap; }
@@ -25,11 +28,10 @@ class ReportError(ValueError):
     """The report cannot be made."""
 
 
-@contextmanager
-def needing_matplotlib() -> Iterator[None]:
-    """Around the import of plots: a missing matplotlib becomes a ReportError with the remedy."""
+def require_matplotlib() -> None:
+    """Raise ReportError, with the remedy, where plots cannot be made."""
     try:
-        yield
+        import_module("matplotlib")
     except ImportError as missing:
         raise ReportError(
             "the report needs matplotlib; pip install 'splitwise-llm[report]'"

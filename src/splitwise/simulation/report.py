@@ -8,7 +8,7 @@ from dataclasses import fields
 from html import escape
 from pathlib import Path
 
-from splitwise.observe.page import figures, needing_matplotlib, table
+from splitwise.observe.page import figures, require_matplotlib, table
 from splitwise.observe.page import page as whole_page
 from splitwise.simulation.result import Result
 from splitwise.simulation.summary import Distribution, Summary
@@ -21,8 +21,9 @@ def write_html(result: Result, summary: Summary, path: Path, title: str) -> None
 
 def page(result: Result, summary: Summary, title: str) -> str:
     """The report's HTML; ``title`` is plain text."""
-    with needing_matplotlib():
-        from splitwise.simulation.report_plots import all_plots
+    require_matplotlib()
+    from splitwise.simulation.report_plots import all_plots
+
     return whole_page(
         title,
         f"{overview(summary)}"
