@@ -229,10 +229,10 @@ def _dots(
     axes.hlines(places, own, values, color="#9ca3af")
     axes.plot(values, places, "o", color=PERCENTILES[0][1])
     for place, value in zip(places, values, strict=True):
-        is_known, to_left = np.isfinite(value), value < own
+        to_left = value < own
         axes.annotate(
-            f"{value / own - 1:+.0%}" if is_known else "none",
-            (value if is_known else own, place),
+            _change(value, own),
+            (value if np.isfinite(value) else own, place),
             (-7 if to_left else 7, 0),
             textcoords="offset points",
             va="center",
@@ -242,3 +242,10 @@ def _dots(
     axes.set_yticks(places, labels=[case.change for case in cases])
     axes.margins(x=0.2)
     axes.set_xlabel(unit)
+
+
+def _change(value: float, own: float) -> str:
+    """A share of the plan's own, which may be free; none where there is no cluster."""
+    if not np.isfinite(value):
+        return "none"
+    return f"{value / own - 1:+.0%}" if own > 0 else f"{value:+g}"
