@@ -14,8 +14,9 @@ th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #e5
 th:first-child, td:first-child, .text { text-align: left; }
 td:first-child { white-space: nowrap; }
 .met { color: #15803d; } .missed { color: #b91c1c; font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem;
-         margin-top: 1rem; }
+.text { min-width: 12rem; }
+.plots { display: grid; gap: 1rem; margin-top: 1rem;
+         grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
 .whole { grid-template-columns: 1fr; }
 .whole figure { display: flex; flex-direction: column-reverse; }
 figure { margin: 0; } figcaption { font-size: .85rem; color: #4b5563; }

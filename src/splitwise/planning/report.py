@@ -148,7 +148,7 @@ def missed_by(check: SloCheck) -> str:
     """Such as ``TBT P50 1.27x (limit 1.25x)``."""
     name = f"{check.metric.upper()} P{check.percentile}"
     if check.unit == "x":
-        return f"{name} {check.value:.4g}x (limit {check.limit:g}x)"
+        return f"{name} {check.value:.5g}x (limit {check.limit:g}x)"
     return f"{name} {check.value * 1000:.4g} ms (limit {check.limit * 1000:g} ms)"
 
 
