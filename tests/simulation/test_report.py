@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from synthetic_results import Alone, random_result
 
+from splitwise.observe.page import ReportError
 from splitwise.scheduling.pools import Pool
-from splitwise.simulation.report import ReportError, page, write_html
+from splitwise.simulation.report import page, write_html
 from splitwise.simulation.summary import summarise
 from splitwise.simulation.table_files import TableFileError, write_machines, write_requests
 
@@ -94,7 +95,6 @@ def test_occupancy_shares_by_hand() -> None:
 
 
 def test_a_report_without_matplotlib_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "splitwise.simulation.report_plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = random_result()
     with pytest.raises(ReportError, match=r"pip install 'splitwise-llm\[report\]'"):

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -78,6 +79,9 @@ def plan(
     cores: Cores = ALL_CORES,
     ray: RayAddress = None,
     cache: Cache = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report with plots; simulates some more.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Search the clusters that carry a load within its targets, and name the best."""
@@ -85,13 +89,17 @@ def plan(
     from splitwise.planning.plan import plan as answer
     from splitwise.planning.question import Limits, Question, parse_slo
     from splitwise.planning.record import record_of
+    from splitwise.planning.report import write_html
     from splitwise.planning.report_terminal import commands_of, print_plan
     from splitwise.planning.store import store_path
     from splitwise.planning.workers import Crew, open_mapper
     from splitwise.simulation.simulate import rules_named
     from splitwise.simulation.slowdown import PAPER_SLOS
 
+    options = {"model": model, "profile": profile, "prices": prices, "rules": rules}
     try:
+        if html is not None:
+            _check_report(html)
         offers = _offers(offer or _all_kinds(profile, model), profile, model, prices)
         question = Question(
             Demand(source, arrivals, duration, warm_up),
@@ -110,17 +118,28 @@ def plan(
             open_mapper(cores, ray) as mapper,
             progress_bar() as tell,
         ):
-            found = answer(question, Crew(mapper, store, tell), what_if)
-    except ValueError as error:
+            crew = Crew(mapper, store, tell)
+            found = answer(question, crew, what_if)
+            commands = commands_of(found, source, options)
+            if html is not None:
+                write_html(found, crew, html, f"Splitwise plan: {source}", commands)
+    except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail(INTERRUPTED, INTERRUPTED_CODE)
-    options = {"model": model, "profile": profile, "prices": prices, "rules": rules}
-    commands = commands_of(found, source, options)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(record_of(found, commands))).decode())
     else:
         print_plan(found, commands)
+
+
+def _check_report(html: Path) -> None:
+    """Before the search, which may take minutes."""
+    from splitwise.observe.page import require_matplotlib
+
+    require_matplotlib()
+    if html.is_dir() or not html.absolute().parent.is_dir():
+        raise ValueError(f"--html is {str(html)!r}; give a file in a folder that exists")
 
 
 def _all_kinds(profile: str, model: str) -> list[str]:

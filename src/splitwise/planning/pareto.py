@@ -14,6 +14,10 @@ def front(found: Sequence[Found]) -> list[Found]:
 
 def dominates(one: Found, other: Found) -> bool:
     """Whether ``one`` is as good in all three and better in at least one."""
-    ours = (one.design.dollars_per_hour, one.design.watts, -one.rate_per_s)
-    theirs = (other.design.dollars_per_hour, other.design.watts, -other.rate_per_s)
+    ours, theirs = _takes(one), _takes(other)
     return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+
+def _takes(one: Found) -> tuple[float, ...]:
+    """To be kept low; rounded, as the same machines summed in another order differ a little."""
+    return (round(one.design.dollars_per_hour, 6), round(one.design.watts, 6), -one.rate_per_s)

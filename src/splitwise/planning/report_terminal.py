@@ -4,22 +4,20 @@ import shlex
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from splitwise.planning.design import Design
 from splitwise.planning.plan import Plan
-from splitwise.planning.question import Objective
-from splitwise.planning.search import FamilyAnswer
+from splitwise.planning.report_tables import Table, family_table, front_table, sensitivity_table
 
 
 def print_plan(plan: Plan, commands: tuple[str, str], console: Console | None = None) -> None:
     """Print all but the plots; ``commands`` simulate and serve the best cluster."""
     to = console or Console()
     to.print("\n".join(headline(plan)), highlight=False, soft_wrap=True)
-    to.print(family_table(plan))
-    to.print(front_table(plan))
-    if plan.sensitivity:
-        to.print(sensitivity_table(plan))
+    for table in (family_table(plan), front_table(plan), sensitivity_table(plan)):
+        if table.rows:
+            to.print(in_terminal(table))
     to.print(left_out(plan), highlight=False, soft_wrap=True)
     to.print("Try it, then run it:", *(f"  {one}" for one in commands), sep="\n", soft_wrap=True)
 
@@ -52,77 +50,14 @@ def kilowatts(design: Design) -> str:
     return f"{design.watts / 1000:,.1f} kW"
 
 
-def family_table(plan: Plan) -> Table:
-    """The best of every family, best first."""
-    table = Table(title="Best of every choice of kinds", title_justify="left", box=SIMPLE)
-    for column in ("cluster", "requests/s", "$/h", "kW", "J/token", "against best"):
-        table.add_column(column, justify="left" if column == "cluster" else "right")
-    for answer in plan.answers:
-        table.add_row(*family_row(plan, answer))
-    return table
-
-
-def family_row(plan: Plan, answer: FamilyAnswer) -> tuple[str, ...]:
-    """Name and figures; dashes where nothing was found."""
-    best = answer.best
-    if best is None:
-        return (answer.family.name, *["-"] * 5)
-    design = best.design
-    return (
-        design.name,
-        f"{best.rate_per_s:g}",
-        f"{design.dollars_per_hour:,.0f}",
-        f"{design.watts / 1000:,.1f}",
-        f"{best.joules_per_token:.2f}",
-        f"{against(plan, answer):.2f}x",
-    )
-
-
-def against(plan: Plan, answer: FamilyAnswer) -> float:
-    """The objective's figure against the best's: a rate, or what has to be spent."""
-    one, other = answer.best, plan.best
-    if one is None:
-        return float("nan")
-    match plan.question.objective:
-        case Objective.THROUGHPUT:
-            return one.rate_per_s / other.rate_per_s
-        case Objective.COST:
-            return one.design.dollars_per_hour / other.design.dollars_per_hour
-        case Objective.POWER:
-            return one.design.watts / other.design.watts
-        case Objective.MACHINES:
-            return one.design.machines / other.design.machines
-        case Objective.ENERGY:
-            return one.joules_per_token / other.joules_per_token
-
-
-def front_table(plan: Plan) -> Table:
-    """Clusters that no other beats in cost, power and rate together."""
-    title = "Pareto front of cost, power and rate, of all that was found"
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    for column in ("cluster", "requests/s", "$/h", "kW"):
-        table.add_column(column, justify="left" if column == "cluster" else "right")
-    for one in plan.front:
-        dollars, watts = one.design.dollars_per_hour, one.design.watts
-        table.add_row(
-            one.design.name, f"{one.rate_per_s:g}", f"{dollars:,.0f}", f"{watts / 1000:,.1f}"
-        )
-    return table
-
-
-def sensitivity_table(plan: Plan) -> Table:
-    """What if."""
-    table = Table(title="What if", title_justify="left", box=SIMPLE)
-    for column in ("change", "cluster", "requests/s", "$/h"):
-        table.add_column(column, justify="left" if column in ("change", "cluster") else "right")
-    for case in plan.sensitivity:
-        table.add_row(
-            case.change,
-            case.design or "none",
-            f"{case.rate_per_s:g}",
-            f"{case.dollars_per_hour:,.0f}",
-        )
-    return table
+def in_terminal(table: Table) -> RichTable:
+    """Close together: a cluster's name has to fit into 80 columns."""
+    shown = RichTable(title=table.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for number, column in enumerate(table.head):
+        shown.add_column(column, justify="left" if number < table.texts else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
 def left_out(plan: Plan) -> str:

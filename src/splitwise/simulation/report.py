@@ -4,31 +4,14 @@
 (``report_plots``, which needs matplotlib), and sets them into one page.
 """
 
-from collections.abc import Sequence
 from dataclasses import fields
 from html import escape
 from pathlib import Path
-from typing import Final
 
+from splitwise.observe.page import figures, require_matplotlib, table
+from splitwise.observe.page import page as whole_page
 from splitwise.simulation.result import Result
 from splitwise.simulation.summary import Distribution, Summary
-
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto;
-       padding: 0 1rem; color: #1f2937; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #e5e7eb; }
-th:first-child, td:first-child { text-align: left; }
-.met { color: #15803d; } .missed { color: #b91c1c; font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; color: #4b5563; }
-svg { width: 100%; height: auto; } .wide { overflow-x: auto; }
-"""
-
-
-class ReportError(ValueError):
-    """The report cannot be made."""
 
 
 def write_html(result: Result, summary: Summary, path: Path, title: str) -> None:
@@ -38,25 +21,16 @@ def write_html(result: Result, summary: Summary, path: Path, title: str) -> None
 
 def page(result: Result, summary: Summary, title: str) -> str:
     """The report's HTML; ``title`` is plain text."""
-    try:
-        from splitwise.simulation.report_plots import all_plots
-    except ImportError as missing:
-        raise ReportError(
-            "the report needs matplotlib; pip install 'splitwise-llm[report]'"
-        ) from missing
-    figures = "".join(
-        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, svg in all_plots(result)
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{overview(summary)}"
+    require_matplotlib()
+    from splitwise.simulation.report_plots import all_plots
+
+    return whole_page(
+        title,
+        f"{overview(summary)}"
         f"<h2>Service level objectives</h2>{slo_table(summary)}"
         f"<h2>Latencies and slowdowns</h2>{latency_table(summary)}"
-        f'<h2>Over time and over requests</h2><div class="plots">{figures}</div>'
-        f"<h2>Machines</h2>{group_table(summary)}</body></html>"
+        f"<h2>Over time and over requests</h2>{figures(all_plots(result))}"
+        f"<h2>Machines</h2>{group_table(summary)}",
     )
 
 
@@ -133,13 +107,3 @@ def group_table(summary: Summary) -> str:
             )
         )
     return table(head, rows)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table of cells that are HTML already."""
-    header = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{header}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )

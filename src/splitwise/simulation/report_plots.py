@@ -1,26 +1,17 @@
-"""The report's plots, each an SVG element to be set into a page. Needs matplotlib.
+"""The report's plots, each an SVG element to be set into a page. Needs matplotlib."""
 
-Text stays text, so that it can be searched and read out. The ids of elements are dropped or
-salted with the plot's name: many plots share one page.
-"""
-
-import io
-import re
-from collections.abc import Callable
 from typing import Final
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from splitwise.observe.svg import plot
 from splitwise.scheduling.pools import Pool
 from splitwise.simulation.result import Result
 
 CDF_POINTS: Final = 500
 _POOL_COLOURS: Final = ("#c2410c", "#1d4ed8", "#15803d")
-_SIZE_INCHES: Final = (5.6, 3.2)
 
 
 def all_plots(result: Result) -> list[tuple[str, str]]:
@@ -114,19 +105,3 @@ def occupancy_shares(result: Result, pool: Pool) -> NDArray[np.float64] | None:
     spent_s = result.occupancy_s[result.home_pool == pool].sum(axis=0)
     total_s = spent_s.sum()
     return np.cumsum(spent_s) / total_s if total_s > 0 else None
-
-
-def plot(name: str, draw: Callable[[Axes], None]) -> str:
-    """An SVG element with what ``draw`` puts on its axes; equal input gives equal text."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])

@@ -67,9 +67,9 @@ def slo_table(summary: Summary) -> Table:
 
 def machine_table(summary: Summary) -> Table:
     """Groups of machines: what they did with their time, and what they drew."""
-    table = Table(title="Machines", title_justify="left", box=SIMPLE, padding=0)
-    table.add_column("pool, kind", no_wrap=True)
-    for column in ("machines", "busy", "prompt", "decode", "mixed", "W each", "roles", "peak KV"):
+    table = Table(title="Machines", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("pool, kind")
+    for column in ("count", "busy", "prompt", "decode", "mixed", "W each", "roles", "peak KV"):
         table.add_column(column, justify="right")
     for group in summary.groups:
         shares = (group.busy_share, group.prompt_share, group.decode_share, group.mixed_share)
