@@ -1,5 +1,6 @@
 """``splitwise plan``: which machines to buy, and how to split them."""
 
+import math
 import os
 import re
 from dataclasses import replace
@@ -20,6 +21,8 @@ INTERRUPTED = (
     "interrupted; unless --cache is none, what was simulated is kept: run it again to go on"
 )
 INTERRUPTED_CODE = 130
+SMALL_RATE = 20.0
+RELATIVE_RESOLUTION = 0.005
 ALL_CORES = os.cpu_count() or 1
 Cores = Annotated[int, typer.Option(min=1, help="Processes; default: all cores.")]
 RayAddress = Annotated[
@@ -70,11 +73,13 @@ def plan(
         str | None, typer.Option(help="poisson, gamma:CV, diurnal:..., steps:..., replay")
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds of arrivals; default: 3,000 requests, 120 s.")
+        float | None, typer.Option(help="Seconds of arrivals; default: 3,000 requests, 240 s.")
     ] = None,
     warm_up: Annotated[float, typer.Option(min=0, max=0.9, help="Share that is left out.")] = 0.25,
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
-    resolution: Annotated[float, typer.Option(help="Steps of the rate.")] = 1.0,
+    resolution: Annotated[
+        float | None, typer.Option(help="Steps of the rate; default 1, or a 20th of a small rate.")
+    ] = None,
     what_if: Annotated[bool, typer.Option(help="Ask how the answer changes.")] = True,
     cores: Cores = ALL_CORES,
     ray: RayAddress = None,
@@ -99,7 +104,7 @@ def plan(
     options = {"model": model, "profile": profile, "prices": prices, "rules": rules}
     try:
         if html is not None:
-            _check_report(html)
+            check_report(html)
         offers = _offers(offer or _all_kinds(profile, model), profile, model, prices)
         question = Question(
             Demand(source, arrivals, duration, warm_up),
@@ -111,7 +116,8 @@ def plan(
             tuple(parse_slo(text) for text in slo) if slo else PAPER_SLOS,
             rules_named(rules),
             tuple(range(1, seeds + 1)),
-            resolution,
+            resolution or min(1.0, (rate or math.inf) / SMALL_RATE),
+            RELATIVE_RESOLUTION,
         )
         with (
             store_path(cache) as store,
@@ -133,7 +139,7 @@ def plan(
         print_plan(found, commands)
 
 
-def _check_report(html: Path) -> None:
+def check_report(html: Path) -> None:
     """Before the search, which may take minutes."""
     from splitwise.observe.page import require_matplotlib
 

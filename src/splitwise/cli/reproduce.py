@@ -8,7 +8,15 @@ import typer
 from rich.console import Console
 
 from splitwise.cli.errors import fail
-from splitwise.cli.plan import ALL_CORES, INTERRUPTED, INTERRUPTED_CODE, Cache, Cores, RayAddress
+from splitwise.cli.plan import (
+    ALL_CORES,
+    INTERRUPTED,
+    INTERRUPTED_CODE,
+    Cache,
+    Cores,
+    RayAddress,
+    check_report,
+)
 from splitwise.cli.progress import progress_bar
 
 
@@ -32,10 +40,12 @@ def reproduce(
     cores: Cores = ALL_CORES,
     ray: RayAddress = None,
     cache: Cache = None,
+    html: Annotated[Path | None, typer.Option(help="Report to write.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Make the paper's cluster figures anew, with the published numbers and the difference."""
     from splitwise.planning.reproduce.parts import Ground, make
+    from splitwise.planning.reproduce.report import write_html
     from splitwise.planning.reproduce.section import print_section
     from splitwise.planning.reproduce.setting import find_traces
     from splitwise.planning.store import store_path
@@ -43,13 +53,17 @@ def reproduce(
 
     ground = Ground(model, find_traces(traces), tuple(range(1, seeds + 1)))
     try:
+        if html is not None:
+            check_report(html)
         with (
             store_path(cache) as store,
             open_mapper(cores, ray) as mapper,
             progress_bar() as tell,
         ):
             sections = make(part, Crew(mapper, store, tell), ground)
-    except ValueError as error:
+        if html is not None:
+            write_html(sections, html)
+    except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail(INTERRUPTED, INTERRUPTED_CODE)

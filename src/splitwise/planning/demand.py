@@ -11,7 +11,8 @@ from typing import Final
 
 from splitwise.workload import Requests, open_source
 
-MIN_DURATION_S: Final = 120.0
+MIN_DURATION_S: Final = 240.0
+"""Long answers take over a minute; less would not see the cluster settle."""
 MIN_REQUESTS: Final = 3000
 """With fewer, a 99th percentile is the word of a handful of requests."""
 WARM_UP_SHARE: Final = 0.25
@@ -22,7 +23,7 @@ CACHED_LOADS: Final = 32
 class Demand:
     """``source`` and ``arrivals`` as ``workload.open_source`` takes them.
 
-    ``duration_s`` None: as long as 3,000 requests take, at least 120 s. Requests that arrive in the
+    ``duration_s`` None: as long as 3,000 requests take, at least 240 s. Requests that arrive in the
     first ``warm_up_share`` of the time are simulated but not counted.
     """
 

@@ -32,6 +32,8 @@ CURRENCY: Final = {
 
 def check_targets(judge: Judge) -> None:
     """Raise Infeasible if an SLO is missed even by requests that have a machine to themselves."""
+    # However short the load that is asked about, percentiles need requests.
+    judge = judge.asking(demand=replace(judge.question.demand, duration_s=None))
     alone: dict[str, Outcome] = {}
     for offer in judge.question.offers:
         design = Design(Family((replace(offer, stock=LONE_MACHINES),), (Pool.MIXED,)), (4,))

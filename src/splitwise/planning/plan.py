@@ -74,7 +74,8 @@ def plan(question: Question, crew: Crew, what_if: bool = True) -> Plan:
     best = best_of(question.objective, answers)
     if best is None:
         raise explain(crew, question)
-    best = tuned(crew, question, best)
+    family = next(answer for answer in answers if answer.best is best)
+    family.best = best = tuned(crew, question, best)
     (seen,) = crew.map("confidence", question, how_sure, [best])
     most, breaks = seen
     found = [one for answer in answers for one in answer.improvements]

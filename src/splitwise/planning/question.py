@@ -67,7 +67,7 @@ class Question:
     ``rate_per_s`` is the load to carry; None asks for as much as possible and goes with the
     objective throughput only. ``reference`` is the machine that slowdowns are measured against. A
     cluster carries a rate if all ``slos`` hold with each of the ``seeds``; rates are looked for in
-    steps of ``resolution_per_s``.
+    steps of ``resolution_per_s``, and no finer than the share ``relative_resolution`` of the rate.
     """
 
     demand: Demand
@@ -80,6 +80,7 @@ class Question:
     options: Options = DEFAULT_RULES
     seeds: tuple[int, ...] = (1, 2, 3)
     resolution_per_s: float = 1.0
+    relative_resolution: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.offers:
@@ -103,6 +104,11 @@ class Question:
             raise PlanningError(
                 f"rate_per_s is {self.rate_per_s}; say how many requests a second have to be "
                 "carried, or ask for the most throughput"
+            )
+        elif self.rate_per_s < self.resolution_per_s:
+            raise PlanningError(
+                f"resolution_per_s is {self.resolution_per_s:g}, coarser than the rate "
+                f"{self.rate_per_s:g}; make it a fraction of the rate"
             )
 
 

@@ -39,17 +39,27 @@ def _family_row(plan: Plan, answer: FamilyAnswer) -> tuple[str, ...]:
 def against(plan: Plan, one: Found) -> float:
     """The objective's figure against the best's: a rate, or what has to be spent."""
     other = plan.best
-    match plan.question.objective:
+    objective = plan.question.objective
+    return divided(_figure(objective, one), _figure(objective, other))
+
+
+def _figure(objective: Objective, found: Found) -> float:
+    match objective:
         case Objective.THROUGHPUT:
-            return one.rate_per_s / other.rate_per_s
+            return found.rate_per_s
         case Objective.COST:
-            return one.design.dollars_per_hour / other.design.dollars_per_hour
+            return found.design.dollars_per_hour
         case Objective.POWER:
-            return one.design.watts / other.design.watts
+            return found.design.watts
         case Objective.MACHINES:
-            return one.design.machines / other.design.machines
+            return found.design.machines
         case Objective.ENERGY:
-            return one.joules_per_token / other.joules_per_token
+            return found.joules_per_token
+
+
+def divided(one: float, other: float) -> float:
+    """nan where there is nothing to divide by, as with machines that cost nothing."""
+    return one / other if other else float("nan")
 
 
 def front_table(plan: Plan) -> Table:

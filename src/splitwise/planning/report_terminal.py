@@ -71,7 +71,7 @@ def left_out(plan: Plan) -> str:
     why = "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     return (
         f"Looked at {tried} of {splits} splits in {len(plan.answers)} families, {plan.simulated} "
-        f"simulations; the rest lie away from the best of a family. Left out: {why or 'none'}."
+        f"new simulations; the rest lie away from the best of a family. Left out: {why or 'none'}."
     )
 
 

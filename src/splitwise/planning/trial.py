@@ -7,7 +7,7 @@ simulates what the store does not know yet.
 import hashlib
 from collections.abc import Callable
 from dataclasses import astuple, fields, replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -35,6 +35,10 @@ class Judge:
         self._digests = {id(question.reference): digest(question.reference)}
         self._mean_prompt_tokens = question.demand.mean_prompt_tokens()
 
+    def asking(self, **changes: Any) -> "Judge":
+        """A judge of the same question but for ``changes`` of its fields, over the same store."""
+        return Judge(replace(self.question, **changes), self._store)
+
     def outcome(self, design: Design, rate_per_s: float, seed: int) -> Outcome:
         """What becomes of the cluster at that rate with that seed."""
         key = self._key(design, rate_per_s, seed)
@@ -59,14 +63,14 @@ class Judge:
 
     def most(self, design: Design, carried: float = 0.0) -> float:
         """The highest rate that the cluster carries, given that it carries ``carried``."""
-        return self._bisect(design, carried, lambda rate: self.carries(design, rate))
+        return self._highest(design, carried, lambda rate: self.carries(design, rate))
 
     def most_by_seed(self, design: Design) -> list[float]:
         """The highest rate with each seed alone."""
         return [self._most_with(design, seed) for seed in self.question.seeds]
 
     def _most_with(self, design: Design, seed: int) -> float:
-        return self._bisect(design, 0.0, lambda rate: self.outcome(design, rate, seed).meets_slos)
+        return self._highest(design, 0.0, lambda rate: self.outcome(design, rate, seed).meets_slos)
 
     def bound_per_s(self, design: Design) -> float:
         """A rate that the cluster cannot exceed: all its machines compute nothing but prompts."""
@@ -78,12 +82,23 @@ class Judge:
         )
         return fastest / self._mean_prompt_tokens
 
-    def _bisect(self, design: Design, carried: float, holds: Callable[[float], bool]) -> float:
-        """Bisection on the question's grid of rates, below ``bound_per_s``."""
+    def _highest(self, design: Design, carried: float, holds: Callable[[float], bool]) -> float:
+        """On the question's grid of rates, below ``bound_per_s``.
+
+        From a rate that is carried upwards in doubling strides, for it is mostly near; then
+        bisection.
+        """
         step = self.question.resolution_per_s
         low = round(carried / step)
         high = int(self.bound_per_s(design) / step) + 1
-        while high - low > 1:
+        stride = 1
+        while carried and low + stride < high:
+            if not holds((low + stride) * step):
+                high = low + stride
+                break
+            low += stride
+            stride *= 2
+        while high - low > max(1, int(self.question.relative_resolution * low)):
             middle = (low + high) // 2
             if holds(middle * step):
                 low = middle

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from splitwise.planning.question import Limits, Objective
+from splitwise.planning.report_tables import divided
 from splitwise.planning.reproduce import iso
 from splitwise.planning.reproduce.published import EXAMPLE, SAME_POWER
 from splitwise.planning.reproduce.robustness import LOSS
@@ -89,7 +90,7 @@ def cheaper(crew: Crew, setting: Setting, pairs: iso.Pairs) -> list[Figure]:
     if not found:
         return []
     name = max(found, key=lambda one: found[one].rate_per_s)
-    ours = iso.divided(found[name].rate_per_s, base.rate_per_s)
+    ours = divided(found[name].rate_per_s, base.rate_per_s)
     return [Figure(f"{name} against H100 at 20 % less cost: throughput", ours, 1.4)]
 
 
@@ -105,7 +106,7 @@ def lost(crew: Crew, setting: Setting) -> list[Figure]:
     return [
         Figure(
             f"{name}: lost by conversation on the cluster for coding",
-            100 * (1 - iso.divided(rates[2 * i + 1], rates[2 * i])),
+            100 * (1 - divided(rates[2 * i + 1], rates[2 * i])),
             100 * published,
             "%",
         )

@@ -10,6 +10,7 @@ from typing import Final
 
 from splitwise.planning.design import Design
 from splitwise.planning.question import Limits, Objective
+from splitwise.planning.report_tables import divided
 from splitwise.planning.reproduce.published import (
     BASELINES,
     EXAMPLE,
@@ -116,11 +117,6 @@ def ratio(pairs: Pairs, name: str, other: str) -> float:
 def best_ratio(pairs: Pairs, name: str, other: str) -> float:
     """Of the best counts' rates."""
     return divided(pairs[name].best_rate_per_s, pairs[other].best_rate_per_s)
-
-
-def divided(one: float, other: float) -> float:
-    """nan where nothing is carried."""
-    return one / other if other else float("nan")
 
 
 def same_throughput(crew: Crew, setting: Setting) -> list[Section]:

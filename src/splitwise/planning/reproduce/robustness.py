@@ -8,7 +8,8 @@ from typing import Final
 
 from splitwise.planning.design import Design
 from splitwise.planning.question import Limits
-from splitwise.planning.reproduce.iso import divided, sure
+from splitwise.planning.report_tables import divided
+from splitwise.planning.reproduce.iso import sure
 from splitwise.planning.reproduce.published import SAME_POWER
 from splitwise.planning.reproduce.section import Figure, Section
 from splitwise.planning.reproduce.setting import Setting
