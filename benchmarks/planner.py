@@ -22,7 +22,7 @@ from rich.table import Table
 
 from common import environment, write_result
 
-MODEL = str(Path(__file__).parent.parent / "examples" / "llama-3.1-70b.json")
+MODEL = str(Path(__file__).parent.parent / "examples" / "llama-3.1-70b")
 KINDS = ("8xa100:200", "8xh100:200", "8xh200@45:200", "8xb200@72:200")
 TARGETS = ("--slo=ttft:p99<=1s", "--slo=tbt:p99<=50ms")
 FOUR_KINDS = (
@@ -52,7 +52,7 @@ def run(what: str, *arguments: str) -> Timing:
         )
         wall_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - began.ru_utime - began.ru_stime
-    shown = tuple(one.replace(MODEL, "examples/llama-3.1-70b.json") for one in arguments)
+    shown = tuple(one.replace(MODEL, "examples/llama-3.1-70b") for one in arguments)
     return Timing(what, shown, wall_s, cpu_s)
 
 
