@@ -4,6 +4,7 @@ The same seed gives the same requests in the same order at every rate (common ra
 that two clusters, or two rates, are compared on the same luck.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +44,12 @@ class Demand:
         """The load at that rate; raises WorkloadError if there is no such workload."""
         duration_s = self.duration_at(rate_per_s)
         return _load(self.source, self._modified_s(), rate_per_s, duration_s, seed, self.arrivals)
+
+    def content_digest(self) -> bytes:
+        """Of the recording's bytes; empty for a built-in workload."""
+        if self.source in BUILT_IN or not Path(self.source).is_file():
+            return b""
+        return hashlib.blake2b(Path(self.source).read_bytes(), digest_size=16).digest()
 
     def mean_prompt_tokens(self) -> float:
         """Of a large sample."""

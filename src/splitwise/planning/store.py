@@ -14,6 +14,11 @@ import msgspec
 from splitwise.planning.outcome import Outcome
 from splitwise.simulation.compiled import cache_home, digest_of
 
+_SOURCES: Final = (
+    *("scheduling", "simulation", "workload", "hardware/iteration_times.py"),
+    *("planning/demand.py", "planning/outcome.py", "planning/trial.py"),
+)
+"""What an outcome depends on beside its key."""
 _TIMEOUT_S: Final = 60.0
 _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, source TEXT, value BLOB) "
@@ -32,7 +37,7 @@ class OutcomeStore:
     def __init__(self, path: Path | None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._source = digest_of("scheduling", "simulation", "workload", "planning/trial.py")
+        self._source = digest_of(*_SOURCES)
         self._connection = sqlite3.connect(path or ":memory:", timeout=_TIMEOUT_S)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")

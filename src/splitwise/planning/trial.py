@@ -33,6 +33,7 @@ class Judge:
         self.known = 0
         self._store = store
         self._digests = {id(question.reference): digest(question.reference)}
+        self._load_digest = question.demand.content_digest()
         self._mean_prompt_tokens = question.demand.mean_prompt_tokens()
 
     def outcome(self, design: Design, rate_per_s: float, seed: int) -> Outcome:
@@ -101,6 +102,7 @@ class Judge:
             design.queue_threshold_tokens,
             astuple(question.options),
             astuple(question.demand),
+            self._load_digest,
             [astuple(slo) for slo in question.slos],
             rate_per_s,
             seed,
