@@ -69,7 +69,7 @@ def plan(question: Question, crew: Crew, what_if: bool = True) -> Plan:
     Raises:
         Infeasible: nothing on offer does it; says what binds.
     """
-    crew.map("targets", question, _check_targets, [None])
+    check_targets(crew, question)
     answers = crew.map("clusters", question, search_family, families(question.offers))
     best = best_of(question.objective, answers)
     if best is None:
@@ -87,10 +87,6 @@ def plan(question: Question, crew: Crew, what_if: bool = True) -> Plan:
         tuple(front([best, *found])),
         tuple(sensitivity(crew, question, best)) if what_if else (),
     )
-
-
-def _check_targets(judge: Judge, item: None) -> None:
-    check_targets(judge)
 
 
 def _rank(question: Question, answer: FamilyAnswer) -> tuple[float, ...]:
