@@ -138,7 +138,8 @@ def _offer(text: str, profile: str, model: str, prices: str) -> "Offer":
     from splitwise.hardware.loading import PREDICTED, ROOFLINE
     from splitwise.planning.question import DEFAULT_STOCK, Offer
 
-    form = re.fullmatch(r"([\w.-]+)(?:@([\d.]+)(?:/([\d.]+))?)?(?::(\d+))?", text)
+    number = r"(\d+(?:\.\d+)?)"
+    form = re.fullmatch(rf"([\w.-]+)(?:@{number}(?:/{number})?)?(?::(\d+))?", text)
     if form is None:
         raise ValueError(f"--offer is {text!r}; write KIND[@DOLLARS_PER_HOUR[/WATTS]][:STOCK]")
     kind, dollars, watts, stock = form.groups()
