@@ -62,24 +62,31 @@ def outcome_alone(judge: Judge, family: Family) -> Outcome:
 def explain(crew: Crew, question: Question) -> Infeasible:
     """The error for a question without an answer."""
     lines = [f"no cluster on offer carries {_load(question)} within its targets and limits"]
-    most = _best(
-        crew, replace(question, objective=Objective.THROUGHPUT, rate_per_s=None), "most rate"
-    )
-    if most is None:
-        lines.append("not even the smallest rate looked at is carried")
-    elif question.rate_per_s is not None:
-        lines.append(f"the most is {most.rate_per_s:g}/s, by {most.design.name}")
+    asked = question
+    if question.rate_per_s is None:
+        least = question.resolution_per_s
+        lines.append(f"not even {least:g}/s, the smallest rate looked at")
+        asked = replace(question, objective=Objective.COST, rate_per_s=least)
+    else:
+        lines.append(_most(crew, question))
     for field, (objective, unit) in CURRENCY.items():
         allowed = getattr(question.limits, field)
-        if math.isfinite(allowed) and question.rate_per_s is not None:
-            lines.append(_relaxed(crew, question, field, objective, unit, allowed))
-    if question.rate_per_s is not None:
-        lines.append(_more_stock(crew, question))
+        if math.isfinite(allowed):
+            lines.append(_relaxed(crew, asked, field, objective, unit, allowed))
+    lines.append(_more_stock(crew, asked))
     return Infeasible("; ".join(lines))
 
 
 def _load(question: Question) -> str:
     return "any load" if question.rate_per_s is None else f"{question.rate_per_s:g} requests/s"
+
+
+def _most(crew: Crew, question: Question) -> str:
+    asked = replace(question, objective=Objective.THROUGHPUT, rate_per_s=None)
+    most = _best(crew, asked, "most rate")
+    if most is None:
+        return "not even the smallest rate looked at is carried"
+    return f"the most is {most.rate_per_s:g}/s, by {most.design.name}"
 
 
 def _relaxed(
@@ -92,7 +99,7 @@ def _relaxed(
         return f"{field}: {allowed:g} allowed; more of it alone would not help"
     needed = getattr(found.design, field)
     return (
-        f"{field}: {allowed:g} allowed, {needed:g} {unit} needed (+{needed / allowed - 1:.0%}), "
+        f"{field}: {allowed:g} allowed, {needed:.10g} {unit} needed (+{needed / allowed - 1:.0%}), "
         f"by {found.design.name}"
     )
 

@@ -60,7 +60,9 @@ def _priced(offer: Offer, factor: float) -> Offer:
 
 
 def _size_cases(crew: Crew, question: Question, family: Family) -> Iterator[Case]:
-    """With the kinds as they are."""
+    """With the kinds as they are; without a rate and a limit there is no size to change."""
+    if question.rate_per_s is None and question.limits == Limits():
+        return
     for factor in (1 - SHARE, 1 + SHARE):
         if question.rate_per_s is not None:
             changed = replace(question, rate_per_s=question.rate_per_s * factor)
