@@ -103,7 +103,11 @@ def on_ray(address: str) -> Iterator[Mapper]:
     def mapper(function: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]:
         remote = ray.remote(_call)
         shared = ray.put(function)
-        yield from (ray.get(one) for one in [remote.remote(shared, item) for item in items])
+        for answer in [remote.remote(shared, item) for item in items]:
+            try:
+                yield ray.get(answer)
+            except ray.exceptions.RayTaskError as failed:
+                raise failed.cause from None  # as itself, not as Ray's account of where it was
 
     try:
         yield mapper
