@@ -11,7 +11,7 @@ from brute_force import carries, every_cluster, highest_rate, least
 from toy_offers import DURATION_S, FAST, SLOW, judge_of, offers, toy_question, toy_times, write_load
 
 from splitwise.planning.demand import Demand
-from splitwise.planning.design import Family, families
+from splitwise.planning.design import families
 from splitwise.planning.question import Limits, Objective, Offer, Question
 from splitwise.planning.search import (
     EXHAUSTIVE,
@@ -21,7 +21,6 @@ from splitwise.planning.search import (
     search_family,
     try_split,
 )
-from splitwise.scheduling.pools import Pool
 from splitwise.simulation.slowdown import PAPER_SLOS
 
 AT_A_RATE = (Objective.COST, Objective.POWER, Objective.MACHINES, Objective.ENERGY)

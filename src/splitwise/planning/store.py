@@ -11,6 +11,7 @@ from typing import Final, Self
 
 import msgspec
 
+from splitwise.planning.errors import PlanningError
 from splitwise.planning.outcome import Outcome
 from splitwise.simulation.compiled import cache_home, digest_of
 
@@ -32,12 +33,22 @@ def default_path() -> Path:
 
 
 class OutcomeStore:
-    """A dictionary of outcomes in a file, or in memory with ``path`` None."""
+    """A dictionary of outcomes in a file, or in memory with ``path`` None.
+
+    Raises:
+        PlanningError: the file cannot be used.
+    """
 
     def __init__(self, path: Path | None) -> None:
+        self._source = digest_of(*_SOURCES)
+        try:
+            self._open(path)
+        except (OSError, sqlite3.Error) as error:
+            raise PlanningError(f"cache {path}: {error}; name another file, or none") from error
+
+    def _open(self, path: Path | None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._source = digest_of(*_SOURCES)
         self._connection = sqlite3.connect(path or ":memory:", timeout=_TIMEOUT_S)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
