@@ -90,6 +90,7 @@ def plan(
     from splitwise.simulation.simulate import rules_named
     from splitwise.simulation.slowdown import PAPER_SLOS
 
+    store = None if cache == NO_CACHE else Path(cache) if cache else default_path()
     try:
         offers = _offers(offer or _all_kinds(profile, model), profile, model, prices)
         question = Question(
@@ -104,7 +105,6 @@ def plan(
             tuple(range(1, seeds + 1)),
             resolution,
         )
-        store = None if cache == NO_CACHE else Path(cache) if cache else default_path()
         with open_mapper(cores, ray) as mapper, progress_bar() as tell:
             crew = Crew(mapper, store, tell)
             found = answer(question, crew, what_if)
