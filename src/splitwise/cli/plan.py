@@ -93,10 +93,11 @@ def plan(
     store = None if cache == NO_CACHE else Path(cache) if cache else default_path()
     try:
         offers = _offers(offer or _all_kinds(profile, model), profile, model, prices)
+        compared = reference or _usual_reference(profile, offers)
         question = Question(
             Demand(source, arrivals, duration, warm_up),
             offers,
-            _reference(reference, profile, model, offers),
+            _reference(compared, offers, profile, model, prices),
             _objective(objective, rate),
             rate,
             Limits(max_cost, max_power, max_machines),
@@ -114,7 +115,7 @@ def plan(
         kept = "what was simulated is kept; run it again to go on" if store else "nothing is kept"
         fail(f"interrupted; {kept}", INTERRUPTED)
     options = {"model": model, "profile": profile, "prices": prices, "rules": rules}
-    commands = commands_of(found, source, options)
+    commands = commands_of(found, source, {**options, "reference": compared})
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(record_of(found, commands))).decode())
     else:
@@ -153,15 +154,19 @@ def _offer(text: str, profile: str, model: str, prices: str) -> "Offer":
     return Offer(name, times, int(stock) if stock else DEFAULT_STOCK)
 
 
-def _reference(
-    name: str | None, profile: str, model: str, offers: "tuple[Offer, ...]"
-) -> "IterationTimes":
-    from splitwise.hardware import load_profile
+def _usual_reference(profile: str, offers: "tuple[Offer, ...]") -> str:
     from splitwise.hardware.curves import RULES
 
-    if name is None and profile not in RULES:
-        return offers[0].times
-    return load_profile(profile, name or "dgx-a100", model)
+    return "dgx-a100" if profile in RULES else offers[0].name
+
+
+def _reference(
+    name: str, offers: "tuple[Offer, ...]", profile: str, model: str, prices: str
+) -> "IterationTimes":
+    from splitwise.hardware import load_profile
+
+    offered = {offer.name: offer.times for offer in offers}
+    return offered[name] if name in offered else load_profile(profile, name, model, prices)
 
 
 def _objective(name: str | None, rate: float | None) -> "Objective":
