@@ -39,6 +39,10 @@ class Demand:
     warm_up_share: float = WARM_UP_SHARE
 
     def __post_init__(self) -> None:
+        if self.source not in BUILT_IN and not Path(self.source).exists():
+            raise PlanningError(
+                f"source is {self.source!r}: no such file, nor one of {', '.join(BUILT_IN)}"
+            )
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise PlanningError(f"duration_s is {self.duration_s:g}; give seconds above 0")
         if not 0 <= self.warm_up_share < 1:
