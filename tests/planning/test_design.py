@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from toy_offers import FAST, toy_question
 
@@ -65,6 +65,7 @@ def test_is_within(family: Family, limits: Limits, one: int, other: int) -> None
 
 @given(some_families(), some_limits(), st.integers(0, MOST))
 def test_most_within(family: Family, limits: Limits, prompts: int) -> None:
+    assume(prompts <= family.offers[0].stock)
     fixed = (prompts,)[: len(family.pools) - 1]
     fitting = [n for n in range(1, MOST + 1) if keeps(family, (*fixed, n), limits)]
     assert most_within(family, fixed, limits) == max(fitting, default=0)
@@ -74,7 +75,7 @@ def test_most_within(family: Family, limits: Limits, prompts: int) -> None:
 def test_most_splits_is_the_last_that_leaves_room_for_a_token_machine(
     family: Family, limits: Limits
 ) -> None:
-    question = toy_question("", limits=limits)
+    question = toy_question("conversation", limits=limits)
     if family.is_split:
         fitting = [n for n in range(1, MOST + 1) if keeps(family, (n, 1), limits)]
         assert most_splits(family, question) == max(fitting, default=0)

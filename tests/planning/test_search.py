@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from brute_force import carries, every_cluster, highest_rate, least
-from toy_offers import DURATION_S, FAST, SLOW, judge_of, offers, toy_question, toy_times, write_load
+from toy_offers import (
+    DURATION_S,
+    FAST,
+    SLOS,
+    SLOW,
+    judge_of,
+    offers,
+    toy_question,
+    toy_times,
+    write_load,
+)
 
 from splitwise.planning.demand import Demand
 from splitwise.planning.design import families
@@ -71,7 +81,7 @@ def drawn_question(folder: Path, seed: int) -> Question:
         offers=tuple(map(Offer, ("one", "other"), kinds, (int(stock) for stock in stocks))),
         reference=kinds[int(rng.integers(2))],
         limits=Limits(*np.where(is_limited, limits, math.inf).tolist()),
-        slos=PAPER_SLOS if seed % 2 else toy_question("").slos,
+        slos=PAPER_SLOS if seed % 2 else SLOS,
         seeds=(seed, seed + 1),
     )
 
