@@ -129,3 +129,9 @@ def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         open_mapper(4, "local"),
     ):
         pass
+
+
+def test_a_ray_that_does_not_run_is_named() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(PlanningError, match="ray is 'auto': "), on_ray("auto"):
+        pass

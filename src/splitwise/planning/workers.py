@@ -90,15 +90,17 @@ def on_ray(address: str) -> Iterator[Mapper]:
     """The workers of a Ray cluster; ``local`` starts one on this machine.
 
     Raises:
-        PlanningError: Ray is not installed.
+        PlanningError: Ray is not installed, or does not answer there.
     """
     try:
         ray = import_module("ray")
     except ImportError as missing:
         raise PlanningError("ray: not installed; pip install 'splitwise-llm[ray]'") from missing
-    ray.init(
-        address=None if address == "local" else address, log_to_driver=False, logging_level="ERROR"
-    )
+    found = None if address == "local" else address
+    try:
+        ray.init(address=found, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as lost:
+        raise PlanningError(f"ray is {address!r}: {lost}") from lost
 
     def mapper(function: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]:
         remote = ray.remote(_call)
