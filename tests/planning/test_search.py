@@ -114,8 +114,16 @@ def test_no_cluster_takes_less(tmp_path: Path, seed: int, objective: Objective) 
         assert figure(objective, best) == pytest.approx(least(question))
 
 
-@pytest.mark.parametrize("objective", list(Objective))
-def test_coarse_to_fine_misses_nothing(tmp_path: Path, objective: Objective) -> None:
+@pytest.mark.parametrize(
+    ("objective", "rate_per_s", "dollars"),
+    [
+        *((Objective.THROUGHPUT, None, dollars) for dollars in (84.0, 87.0, 90.0)),
+        *((objective, 60.0, 90.0) for objective in AT_A_RATE),
+    ],
+)
+def test_coarse_to_fine_misses_nothing(
+    tmp_path: Path, objective: Objective, rate_per_s: float | None, dollars: float
+) -> None:
     """On an axis of 60 values, what trying each of them finds.
 
     Energy a token is flat around its least, and chance moves that: a thousandth is allowed.
@@ -125,8 +133,8 @@ def test_coarse_to_fine_misses_nothing(tmp_path: Path, objective: Objective) -> 
         demand=Demand(write_load(tmp_path), "poisson", DURATION_S / 3),
         offers=offers(61, 61),
         objective=objective,
-        rate_per_s=None if objective is Objective.THROUGHPUT else 60.0,
-        limits=Limits(dollars_per_hour=90.0, watts=80_000.0),
+        rate_per_s=rate_per_s,
+        limits=Limits(dollars_per_hour=dollars, watts=80_000.0),
         seeds=(1,),
     )
     family = next(
