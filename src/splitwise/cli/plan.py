@@ -1,11 +1,10 @@
 """``splitwise plan``: which machines to buy, and how to split them."""
 
-import math
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -17,10 +16,7 @@ if TYPE_CHECKING:  # the simulator brings numba along
     from splitwise.hardware import IterationTimes
     from splitwise.planning.question import Objective, Offer
 
-INTERRUPTED = (
-    "interrupted; unless --cache is none, what was simulated is kept: run it again to go on"
-)
-INTERRUPTED_CODE = 130
+INTERRUPTED = 130
 SMALL_RATE = 20.0
 RELATIVE_RESOLUTION = 0.005
 ALL_CORES = os.cpu_count() or 1
@@ -106,17 +102,18 @@ def plan(
         if html is not None:
             check_report(html)
         offers = _offers(offer or _all_kinds(profile, model), profile, model, prices)
+        compared = reference or _usual_reference(profile, offers)
         question = Question(
             Demand(source, arrivals, duration, warm_up),
             offers,
-            _reference(reference, profile, model, offers),
+            _reference(compared, offers, profile, model, prices),
             _objective(objective, rate),
             rate,
             Limits(max_cost, max_power, max_machines),
             tuple(parse_slo(text) for text in slo) if slo else PAPER_SLOS,
             rules_named(rules),
             tuple(range(1, seeds + 1)),
-            resolution or min(1.0, (rate or math.inf) / SMALL_RATE),
+            _resolution(rate) if resolution is None else resolution,
             RELATIVE_RESOLUTION,
         )
         with (
@@ -126,17 +123,30 @@ def plan(
         ):
             crew = Crew(mapper, store, tell)
             found = answer(question, crew, what_if)
-            commands = commands_of(found, source, options)
+            commands = commands_of(found, source, {**options, "reference": compared})
             if html is not None:
                 write_html(found, crew, html, f"Splitwise plan: {source}", commands)
     except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
-        fail(INTERRUPTED, INTERRUPTED_CODE)
+        fail_interrupted(cache)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(record_of(found, commands))).decode())
     else:
         print_plan(found, commands)
+
+
+def fail_interrupted(cache: str | None) -> NoReturn:
+    """Say what becomes of the work that was done."""
+    from splitwise.planning.store import NO_CACHE
+
+    kept = "what was simulated is kept; run it again to go on"
+    fail(f"interrupted; {'nothing is kept' if cache == NO_CACHE else kept}", INTERRUPTED)
+
+
+def _resolution(rate: float | None) -> float:
+    """Steps of 1, and finer ones for a small rate."""
+    return min(1.0, rate / SMALL_RATE) if rate is not None and rate > 0 else 1.0
 
 
 def check_report(html: Path) -> None:
@@ -165,7 +175,8 @@ def _offer(text: str, profile: str, model: str, prices: str) -> "Offer":
     from splitwise.hardware.loading import PREDICTED, ROOFLINE
     from splitwise.planning.question import DEFAULT_STOCK, Offer
 
-    form = re.fullmatch(r"([\w.-]+)(?:@([\d.]+)(?:/([\d.]+))?)?(?::(\d+))?", text)
+    number = r"(\d+(?:\.\d+)?)"
+    form = re.fullmatch(rf"([\w.-]+)(?:@{number}(?:/{number})?)?(?::(\d+))?", text)
     if form is None:
         raise ValueError(f"--offer is {text!r}; write KIND[@DOLLARS_PER_HOUR[/WATTS]][:STOCK]")
     kind, dollars, watts, stock = form.groups()
@@ -179,15 +190,19 @@ def _offer(text: str, profile: str, model: str, prices: str) -> "Offer":
     return Offer(name, times, int(stock) if stock else DEFAULT_STOCK)
 
 
-def _reference(
-    name: str | None, profile: str, model: str, offers: "tuple[Offer, ...]"
-) -> "IterationTimes":
-    from splitwise.hardware import load_profile
+def _usual_reference(profile: str, offers: "tuple[Offer, ...]") -> str:
     from splitwise.hardware.curves import RULES
 
-    if name is None and profile not in RULES:
-        return offers[0].times
-    return load_profile(profile, name or "dgx-a100", model)
+    return "dgx-a100" if profile in RULES else offers[0].name
+
+
+def _reference(
+    name: str, offers: "tuple[Offer, ...]", profile: str, model: str, prices: str
+) -> "IterationTimes":
+    from splitwise.hardware import load_profile
+
+    offered = {offer.name: offer.times for offer in offers}
+    return offered[name] if name in offered else load_profile(profile, name, model, prices)
 
 
 def _objective(name: str | None, rate: float | None) -> "Objective":

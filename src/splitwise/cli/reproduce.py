@@ -10,12 +10,11 @@ from rich.console import Console
 from splitwise.cli.errors import fail
 from splitwise.cli.plan import (
     ALL_CORES,
-    INTERRUPTED,
-    INTERRUPTED_CODE,
     Cache,
     Cores,
     RayAddress,
     check_report,
+    fail_interrupted,
 )
 from splitwise.cli.progress import progress_bar
 
@@ -66,7 +65,7 @@ def reproduce(
     except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
-        fail(INTERRUPTED, INTERRUPTED_CODE)
+        fail_interrupted(cache)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(sections)).decode())
         return

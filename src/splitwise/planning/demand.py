@@ -4,12 +4,19 @@ The same seed gives the same requests in the same order at every rate (common ra
 that two clusters, or two rates, are compared on the same luck.
 """
 
-from dataclasses import dataclass
+import hashlib
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from splitwise.workload import Requests, open_source
+import numpy as np
+from numpy.typing import NDArray
+
+from splitwise.planning.errors import PlanningError
+from splitwise.workload import BUILT_IN, Requests, open_source
+from splitwise.workload.source import REPLAY, recording
 
 MIN_DURATION_S: Final = 240.0
 """Long answers take over a minute; less would not see the cluster settle."""
@@ -32,22 +39,55 @@ class Demand:
     duration_s: float | None = None
     warm_up_share: float = WARM_UP_SHARE
 
+    def __post_init__(self) -> None:
+        if self.source not in BUILT_IN and not Path(self.source).exists():
+            raise PlanningError(
+                f"source is {self.source!r}: no such file, nor one of {', '.join(BUILT_IN)}"
+            )
+        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
+            raise PlanningError(f"duration_s is {self.duration_s:g}; give seconds above 0")
+        if not 0 <= self.warm_up_share < 1:
+            raise PlanningError(
+                f"warm_up_share is {self.warm_up_share:g}; leave out 0 or more, but less than 1"
+            )
+        if self.arrivals is not None and self.arrivals.startswith("steps"):
+            raise PlanningError(
+                f"arrivals is {self.arrivals!r}; steps have rates of their own, but planning sets "
+                "the rate: use poisson, gamma or diurnal"
+            )
+
     def duration_at(self, rate_per_s: float) -> float:
         """Seconds of arrivals."""
         return self.duration_s or max(MIN_DURATION_S, MIN_REQUESTS / rate_per_s)
 
     def warm_up_at(self, rate_per_s: float) -> float:
-        """Seconds that are left out."""
-        return self.warm_up_share * self.duration_at(rate_per_s)
+        """Seconds that are left out: a share of the time, or of a recording that ends before."""
+        end_s = self.duration_at(rate_per_s)
+        if self._is_replayed():
+            recorded = recording(self.source)
+            last_s = float(recorded.arrival_s[-1]) * recorded.rate_per_s / rate_per_s
+            end_s = min(end_s, last_s)
+        return self.warm_up_share * end_s
 
     def requests(self, rate_per_s: float, seed: int) -> Requests:
         """The load at that rate; raises WorkloadError if there is no such workload."""
         duration_s = self.duration_at(rate_per_s)
         return _load(self.source, self._modified_s(), rate_per_s, duration_s, seed, self.arrivals)
 
-    def mean_prompt_tokens(self) -> float:
-        """Of a large sample."""
-        return float(open_source(self.source, 100.0).prompt_tokens.mean())
+    def content_digest(self) -> bytes:
+        """Of the recording's bytes; empty for a built-in workload."""
+        if self.source in BUILT_IN or not Path(self.source).is_file():
+            return b""
+        return hashlib.blake2b(Path(self.source).read_bytes(), digest_size=16).digest()
+
+    def usual_prompt_tokens(self) -> NDArray[np.int64]:
+        """Of all recorded requests, or of a large sample."""
+        if self.source in BUILT_IN:
+            return replace(self, duration_s=None).requests(100.0, 0).prompt_tokens
+        return recording(self.source).prompt_tokens
+
+    def _is_replayed(self) -> bool:
+        return self.source not in BUILT_IN and self.arrivals in (None, REPLAY)
 
     def _modified_s(self) -> float:
         path = Path(self.source)

@@ -8,11 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Protocol
+from typing import Final, Protocol
 
 from splitwise.planning.question import Limits, Offer
 from splitwise.scheduling.pools import Pool
 from splitwise.simulation.simulate import MachineGroup
+
+TOLERANCE: Final = 1 + 1e-9
+"""Sums of prices may pass a limit by rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +107,9 @@ class Design:
 
 def is_within(totals: Totals, limits: Limits) -> bool:
     """Whether the totals keep the limits, but for rounding."""
-    tolerance = 1 + 1e-9
     return (
-        totals.dollars_per_hour <= limits.dollars_per_hour * tolerance
-        and totals.watts <= limits.watts * tolerance
+        totals.dollars_per_hour <= limits.dollars_per_hour * TOLERANCE
+        and totals.watts <= limits.watts * TOLERANCE
         and totals.machines <= limits.machines
     )
 
@@ -134,11 +136,14 @@ def most_within(family: Family, fixed: tuple[int, ...], limits: Limits) -> int:
             if offer.name == last.name
         )
     ]
-    for left, each in (
-        (limits.dollars_per_hour - rest.dollars_per_hour, last.times.dollars_per_hour),
-        (limits.watts - rest.watts, last.times.provisioned_watts),
-        (limits.machines - rest.machines, 1.0),
+    for allowed, taken, each in (
+        (limits.dollars_per_hour, rest.dollars_per_hour, last.times.dollars_per_hour),
+        (limits.watts, rest.watts, last.times.provisioned_watts),
+        (limits.machines, rest.machines, 1.0),
     ):
-        if math.isfinite(left):
-            room.append(math.floor(left / each + 1e-9))
+        left = allowed * TOLERANCE - taken
+        if left < 0:
+            return 0
+        if math.isfinite(left) and each > 0:
+            room.append(math.floor(left / each))
     return max(min(room), 0)

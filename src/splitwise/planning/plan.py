@@ -2,36 +2,25 @@
 
 1. Targets that nobody could meet are refused (``feasibility``).
 2. Every family of clusters is searched (``search``), on all workers.
-3. The best is tuned: its queue threshold, and then whether fewer machines do.
+3. The best is tuned (``tuning``): its queue threshold, and then whether fewer machines do.
 4. How sure is it? The highest rate with each seed, and what breaks first beyond it.
 5. What if? Prices, rate, workload and machines change a little (``sensitivity``).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
 from splitwise.planning.confidence import Sureness, sureness
-from splitwise.planning.design import Design, families
+from splitwise.planning.design import families
 from splitwise.planning.feasibility import check_targets, explain
 from splitwise.planning.outcome import Outcome
 from splitwise.planning.pareto import front
-from splitwise.planning.question import Objective, Question
-from splitwise.planning.search import (
-    FamilyAnswer,
-    Found,
-    best_of,
-    found_at,
-    price,
-    search_family,
-    worth,
-)
+from splitwise.planning.question import Question
+from splitwise.planning.search import FamilyAnswer, Found, best_of, search_family, worth
 from splitwise.planning.sensitivity import Case, sensitivity
 from splitwise.planning.trial import Judge
+from splitwise.planning.tuning import tuned
 from splitwise.planning.workers import Crew
-
-THRESHOLDS: Final = (1024, 2048, 4096, 8192, 16384, 32768)
-"""Pending prompt tokens past which a queue counts as long; the public simulator has 8192."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +58,7 @@ def plan(question: Question, crew: Crew, what_if: bool = True) -> Plan:
     Raises:
         Infeasible: nothing on offer does it; says what binds.
     """
-    crew.map("targets", question, _check_targets, [None])
+    check_targets(crew, question)
     answers = crew.map("clusters", question, search_family, families(question.offers))
     best = best_of(question.objective, answers)
     if best is None:
@@ -90,59 +79,11 @@ def plan(question: Question, crew: Crew, what_if: bool = True) -> Plan:
     )
 
 
-def _check_targets(judge: Judge, item: None) -> None:
-    check_targets(judge)
-
-
 def _rank(question: Question, answer: FamilyAnswer) -> tuple[float, ...]:
     """The best first, those without an answer last."""
     if answer.best is None:
         return (float("inf"),)
     return worth(question.objective, answer.best)
-
-
-def tuned(crew: Crew, question: Question, best: Found) -> Found:
-    """The same cluster with the queue threshold that carries most, and no machine too many."""
-    if not (best.design.family.is_split and question.options.change_roles):
-        return best
-    designs = [replace(best.design, queue_threshold_tokens=one) for one in THRESHOLDS]
-    rates = crew.map("threshold", question, Judge.most, [best.design, *designs])
-    usual, *others = rates
-    fastest = max(others)
-    if fastest <= usual:
-        return best
-    design = designs[others.index(fastest)]
-    (better,) = crew.map("fewer machines", question, _with_threshold, [(design, fastest)])
-    return min(best, better, key=lambda one: worth(question.objective, one))
-
-
-def _with_threshold(judge: Judge, item: tuple[Design, float]) -> Found:
-    design, fastest = item
-    question = judge.question
-    if question.objective is Objective.THROUGHPUT:
-        return found_at(judge, design, fastest)
-    rate = question.rate_per_s or 0.0
-    return found_at(judge, shrunk(judge, design, rate), rate)
-
-
-def shrunk(judge: Judge, design: Design, rate_per_s: float) -> Design:
-    """Machines are left out one by one, the dearest choice first, while the rate is carried."""
-    while True:
-        smaller = [
-            design.with_counts(*counts) for counts in _one_less(design.counts) if min(counts) > 0
-        ]
-        smaller.sort(key=lambda one: price(judge.question.objective, one))
-        following = next((one for one in smaller if judge.carries(one, rate_per_s)), None)
-        if following is None:
-            return design
-        design = following
-
-
-def _one_less(counts: Sequence[int]) -> list[tuple[int, ...]]:
-    return [
-        tuple(count - (i == which) for i, count in enumerate(counts))
-        for which in range(len(counts))
-    ]
 
 
 def how_sure(judge: Judge, best: Found) -> tuple[Sureness, Breaks]:

@@ -44,6 +44,10 @@ class Offer:
             raise PlanningError(
                 f"stock of {self.name} is {self.stock}; offer at least 1, or leave the kind out"
             )
+        for name in ("dollars_per_hour", "provisioned_watts"):
+            value = getattr(self.times, name)
+            if not 0 <= value < math.inf:
+                raise PlanningError(f"{name} of {self.name} is {value:g}; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Question:
             raise PlanningError("slos: none; without a target any cluster would do")
         if not self.seeds:
             raise PlanningError("seeds: none; give at least one")
-        if not self.resolution_per_s > 0:
+        if not 0 < self.resolution_per_s < math.inf:
             raise PlanningError(f"resolution_per_s is {self.resolution_per_s}; give more than 0")
         if self.objective is Objective.THROUGHPUT:
             if self.rate_per_s is not None:

@@ -8,6 +8,7 @@ from rich.table import Table as RichTable
 
 from splitwise.planning.design import Design
 from splitwise.planning.plan import Plan
+from splitwise.planning.question import Question
 from splitwise.planning.report_tables import Table, family_table, front_table, sensitivity_table
 
 
@@ -76,15 +77,36 @@ def left_out(plan: Plan) -> str:
 
 
 def commands_of(plan: Plan, source: str, options: dict[str, str]) -> tuple[str, str]:
-    """The commands that simulate and serve the best cluster; ``options`` of the simulation."""
-    design = plan.best.design
-    rate = plan.question.rate_per_s or min(plan.most.by_seed)
+    """The commands that simulate and serve the best cluster; ``options`` of the simulation.
+
+    The simulation is one that the search ran: at the same rate, with the same luck.
+    """
+    design, rate = plan.best.design, plan.best.rate_per_s
     parts = list(zip(design.family.pools, design.counts, design.family.offers, strict=True))
     groups = [f"--{pool.name.lower()} {count}x{offer.name}" for pool, count, offer in parts]
     rest = [f"--{name} {shlex.quote(value)}" for name, value in options.items()]
     threshold = design.queue_threshold_tokens
     limit = [] if threshold is None else [f"--queue-threshold {threshold}"]
     roles = [f"--{pool.name.lower()} {count}" for pool, count, _ in parts]
-    simulate = ["splitwise simulate", shlex.quote(source), f"--rate {rate:g}", *groups, *rest]
+    load = load_options(plan.question, rate)
+    simulate = ["splitwise simulate", shlex.quote(source), *load, *groups, *rest]
     serve = ["splitwise serve MODEL", *roles]
     return " ".join([*simulate, *limit]), " ".join([*serve, *limit])
+
+
+def load_options(question: Question, rate_per_s: float) -> list[str]:
+    """The load with the first seed."""
+    demand = question.demand
+    arrivals = [] if demand.arrivals is None else [f"--arrivals {shlex.quote(demand.arrivals)}"]
+    return [
+        f"--rate {exact(rate_per_s)}",
+        f"--duration {exact(demand.duration_at(rate_per_s))}",
+        f"--warmup {exact(demand.warm_up_at(rate_per_s))}",
+        f"--seed {question.seeds[0]}",
+        *arrivals,
+    ]
+
+
+def exact(number: float) -> str:
+    """All digits, but no more than it takes."""
+    return repr(float(number)).removesuffix(".0")

@@ -11,8 +11,9 @@ from typing import Final
 
 from splitwise.planning.design import Design, Family, families
 from splitwise.planning.question import Limits, Objective, Offer, Question
-from splitwise.planning.search import Found, best_of, search_family
+from splitwise.planning.search import Found, best_of, search_family, worth
 from splitwise.planning.trial import Judge
+from splitwise.planning.tuning import tuned
 from splitwise.planning.workers import Crew
 from splitwise.workload import BUILT_IN
 
@@ -35,14 +36,14 @@ class Case:
 
 def sensitivity(crew: Crew, question: Question, best: Found) -> Iterator[Case]:
     """Every case, the best cluster being known."""
-    yield from _price_cases(crew, question)
-    yield from _size_cases(crew, question, best.design.family)
+    yield from _price_cases(crew, question, best)
+    yield from _size_cases(crew, question, best)
     yield from _workload_cases(crew, question, best)
     yield from _loss_cases(crew, question, best)
 
 
-def _price_cases(crew: Crew, question: Question) -> Iterator[Case]:
-    """Only where money decides."""
+def _price_cases(crew: Crew, question: Question, best: Found) -> Iterator[Case]:
+    """Only where money decides. The best cluster carries what it did, whatever it costs now."""
     has_budget = math.isfinite(question.limits.dollars_per_hour)
     if len(question.offers) < 2 or not (has_budget or question.objective is Objective.COST):
         return
@@ -51,7 +52,9 @@ def _price_cases(crew: Crew, question: Question) -> Iterator[Case]:
             offers = tuple(_priced(one, factor) if one is offer else one for one in question.offers)
             change = f"price of {offer.name} {factor - 1:+.0%}"
             asked = replace(question, offers=offers)
-            yield _searched(crew, change, asked, families(offers))
+            same = replace(best, design=_offered(best.design, offers))
+            found = _searched(crew, change, asked, families(offers), best)
+            yield _case_of(change, _better(asked, found, same))
 
 
 def _priced(offer: Offer, factor: float) -> Offer:
@@ -59,27 +62,55 @@ def _priced(offer: Offer, factor: float) -> Offer:
     return replace(offer, times=replace(offer.times, dollars_per_hour=dollars))
 
 
-def _size_cases(crew: Crew, question: Question, family: Family) -> Iterator[Case]:
-    """With the kinds as they are."""
+def _offered(design: Design, offers: Sequence[Offer]) -> Design:
+    """The same cluster of these offers."""
+    named = {offer.name: offer for offer in offers}
+    family = Family(tuple(named[one.name] for one in design.family.offers), design.family.pools)
+    return replace(design, family=family)
+
+
+def _better(question: Question, found: Found | None, same: Found) -> Found | None:
+    """The better of the two that keeps the limits."""
+    if not same.design.is_within(question.limits):
+        return found
+    if found is None:
+        return same
+    return min(found, same, key=lambda one: worth(question.objective, one))
+
+
+def _size_cases(crew: Crew, question: Question, best: Found) -> Iterator[Case]:
+    """With the kinds as they are; without a rate and a limit there is no size to change."""
+    if question.rate_per_s is None and question.limits == Limits():
+        return
     for factor in (1 - SHARE, 1 + SHARE):
         if question.rate_per_s is not None:
             changed = replace(question, rate_per_s=question.rate_per_s * factor)
-            yield _searched(crew, f"rate {factor - 1:+.0%}", changed, [family])
+            change = f"rate {factor - 1:+.0%}"
         else:
             limits = question.limits
             scaled = Limits(
                 limits.dollars_per_hour * factor, limits.watts * factor, limits.machines * factor
             )
             changed = replace(question, limits=scaled)
-            yield _searched(crew, f"limits {factor - 1:+.0%}", changed, [family])
+            change = f"limits {factor - 1:+.0%}"
+        yield _case_of(change, _searched(crew, change, changed, [best.design.family], best))
 
 
-def _searched(crew: Crew, change: str, question: Question, among: Sequence[Family]) -> Case:
+def _searched(
+    crew: Crew, change: str, question: Question, among: Sequence[Family], best: Found
+) -> Found | None:
+    """The best answer; tuned where ``best`` is, so that both can be compared."""
     answers = crew.map(f"if {change}", question, search_family, among)
-    best = best_of(question.objective, answers)
-    if best is None:
+    found = best_of(question.objective, answers)
+    if found is None or best.design.queue_threshold_tokens is None:
+        return found
+    return tuned(crew, question, found)
+
+
+def _case_of(change: str, found: Found | None) -> Case:
+    if found is None:
         return Case(change, None, *[float("nan")] * 3)
-    return _case(change, best.design, best.rate_per_s)
+    return _case(change, found.design, found.rate_per_s)
 
 
 def _case(change: str, design: Design, rate_per_s: float) -> Case:

@@ -14,10 +14,16 @@ from typing import Final, Self
 
 import msgspec
 
+from splitwise.planning.errors import PlanningError
 from splitwise.planning.outcome import Outcome
 from splitwise.simulation.compiled import cache_home, digest_of
 
 NO_CACHE: Final = "none"
+_SOURCES: Final = (
+    *("scheduling", "simulation", "workload", "hardware/iteration_times.py"),
+    *("planning/demand.py", "planning/outcome.py", "planning/trial.py"),
+)
+"""What an outcome depends on beside its key."""
 _TIMEOUT_S: Final = 60.0
 _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, source TEXT, value BLOB) "
@@ -36,14 +42,26 @@ def store_path(name: str | None) -> Iterator[Path]:
 
 
 class OutcomeStore:
-    """A dictionary of outcomes in a file, or in memory with ``path`` None."""
+    """A dictionary of outcomes in a file, or in memory with ``path`` None.
+
+    Raises:
+        PlanningError: the file cannot be used.
+    """
 
     def __init__(self, path: Path | None) -> None:
+        self._source = digest_of(*_SOURCES)
+        try:
+            self._open(path)
+        except (OSError, sqlite3.Error) as error:
+            raise PlanningError(f"cache {path}: {error}; name another file, or none") from error
+
+    def _open(self, path: Path | None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._source = digest_of("scheduling", "simulation", "workload", "planning/trial.py")
         self._connection = sqlite3.connect(path or ":memory:", timeout=_TIMEOUT_S)
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        # To change the mode asks for the whole file at once, however long the timeout.
+        if self._connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
         with self._connection:
             self._connection.execute(_TABLE)

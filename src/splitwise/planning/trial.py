@@ -7,7 +7,7 @@ simulates what the store does not know yet.
 import hashlib
 from collections.abc import Callable
 from dataclasses import astuple, fields, replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -33,11 +33,12 @@ class Judge:
         self.known = 0
         self._store = store
         self._digests = {id(question.reference): digest(question.reference)}
-        self._mean_prompt_tokens = question.demand.mean_prompt_tokens()
-
-    def asking(self, **changes: Any) -> "Judge":
-        """A judge of the same question but for ``changes`` of its fields, over the same store."""
-        return Judge(replace(self.question, **changes), self._store)
+        self._load_digest = question.demand.content_digest()
+        self._fastest: dict[int, float] = {}
+        prompt_tokens = question.demand.usual_prompt_tokens()
+        self._mean_prompt_tokens = float(prompt_tokens.mean())
+        # A prompt longer than a batch runs alone, and may be the cheapest of all a token.
+        self._longest = max(question.options.batch_tokens, int(prompt_tokens.max()))
 
     def outcome(self, design: Design, rate_per_s: float, seed: int) -> Outcome:
         """What becomes of the cluster at that rate with that seed."""
@@ -74,13 +75,18 @@ class Judge:
 
     def bound_per_s(self, design: Design) -> float:
         """A rate that the cluster cannot exceed: all its machines compute nothing but prompts."""
-        longest = max(self.question.options.batch_tokens, 2048)
-        tokens = np.arange(1, longest + 1)
         fastest = sum(
-            count * float((tokens / offer.times.prompt_time_s(tokens)).max())
+            count * self._prompt_tokens_per_s(offer.times)
             for count, offer in zip(design.counts, design.family.offers, strict=True)
         )
         return fastest / self._mean_prompt_tokens
+
+    def _prompt_tokens_per_s(self, times: IterationTimes) -> float:
+        """Of a machine that computes prompts in the batches that suit it best."""
+        if id(times) not in self._fastest:
+            tokens = np.arange(1, self._longest + 1)
+            self._fastest[id(times)] = float((tokens / times.prompt_time_s(tokens)).max())
+        return self._fastest[id(times)]
 
     def _highest(self, design: Design, carried: float, holds: Callable[[float], bool]) -> float:
         """On the question's grid of rates, below ``bound_per_s``.
@@ -116,6 +122,7 @@ class Judge:
             design.queue_threshold_tokens,
             astuple(question.options),
             astuple(question.demand),
+            self._load_digest,
             [astuple(slo) for slo in question.slos],
             rate_per_s,
             seed,

@@ -42,6 +42,7 @@ class Crew:
         self, mapper: Mapper, store: Path | None, progress: Progress | None = None
     ) -> None:
         self._mapper = mapper
+        OutcomeStore(store).close()  # made, or refused, before many processes open it at once
         self._store = store
         self._progress = progress or (lambda what, done, total: None)
 
@@ -97,20 +98,26 @@ def on_ray(address: str) -> Iterator[Mapper]:
     """The workers of a Ray cluster; ``local`` starts one on this machine.
 
     Raises:
-        PlanningError: Ray is not installed.
+        PlanningError: Ray is not installed, or does not answer there.
     """
     try:
         ray = import_module("ray")
     except ImportError as missing:
         raise PlanningError("ray: not installed; pip install 'splitwise-llm[ray]'") from missing
-    ray.init(
-        address=None if address == "local" else address, log_to_driver=False, logging_level="ERROR"
-    )
+    found = None if address == "local" else address
+    try:
+        ray.init(address=found, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as lost:
+        raise PlanningError(f"ray is {address!r}: {lost}") from lost
 
     def mapper(function: Callable[[Item], Answer], items: Sequence[Item], /) -> Iterator[Answer]:
         remote = ray.remote(_call)
         shared = ray.put(function)
-        yield from (ray.get(one) for one in [remote.remote(shared, item) for item in items])
+        for answer in [remote.remote(shared, item) for item in items]:
+            try:
+                yield ray.get(answer)
+            except ray.exceptions.RayTaskError as failed:
+                raise failed.cause from None  # as itself, not as Ray's account of where it was
 
     try:
         yield mapper

@@ -52,12 +52,12 @@ def open_source(
     if is_built_in or arrivals not in (None, REPLAY):
         rate = rate_per_s if rate_per_s is not None else DEFAULT_RATE_PER_S
         return generate(
-            source if is_built_in else _recording(source, Path(source).stat().st_mtime_ns),
+            source if is_built_in else recording(source),
             duration_s=duration_s if duration_s is not None else DEFAULT_DURATION_S,
             arrivals=parse_arrivals(arrivals or "poisson", rate),
             seed=seed,
         )
-    requests = _recording(source, Path(source).stat().st_mtime_ns)
+    requests = recording(source)
     if rate_per_s is not None:
         if not 0 < requests.rate_per_s < math.inf:
             raise WorkloadError(
@@ -68,9 +68,13 @@ def open_source(
     return requests if duration_s is None else requests.until(duration_s)
 
 
+def recording(source: str) -> Requests:
+    """The requests of a file as they were recorded; read once for as long as it is not changed."""
+    return _recording(source, Path(source).stat().st_mtime_ns)
+
+
 @lru_cache(4)
 def _recording(source: str, modified_ns: int) -> Requests:
-    """A file that is asked for many times; written anew, it is another."""
     del modified_ns
     return read_requests(source)
 
