@@ -12,9 +12,10 @@ from toy_offers import FAST, SLOW, offers, toy_question, toy_times, write_load
 from splitwise.planning.errors import Infeasible
 from splitwise.planning.feasibility import LONE_RATE_PER_S
 from splitwise.planning.plan import plan
-from splitwise.planning.question import Limits, Objective, Offer, Question, parse_slo
+from splitwise.planning.question import Limits, Objective, Offer, Question
 from splitwise.planning.workers import Crew, here
 from splitwise.scheduling.pools import Pool
+from splitwise.simulation.slowdown import parse_slo
 
 
 def refusal(question: Question) -> str:

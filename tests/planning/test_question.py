@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from toy_offers import offers, toy_question
 
 from splitwise.planning.errors import PlanningError
-from splitwise.planning.question import Limits, Objective, Offer, parse_slo
-from splitwise.simulation.slowdown import PAPER_SLOS, Slo
+from splitwise.planning.question import Limits, Objective, Offer
+from splitwise.simulation.slowdown import PAPER_SLOS, Slo, SummaryError, parse_slo
 
 slos = st.builds(
     Slo,
@@ -54,7 +54,7 @@ def test_forms_of_an_slo(text: str, slo: Slo) -> None:
     ],
 )
 def test_a_bad_slo_is_named_with_the_form(text: str) -> None:
-    with pytest.raises(PlanningError) as refused:
+    with pytest.raises(SummaryError) as refused:
         parse_slo(text)
     assert repr(text) in str(refused.value)
     assert "write METRIC:pNN<=LIMIT" in str(refused.value) or "above 0" in str(refused.value)

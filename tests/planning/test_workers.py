@@ -12,11 +12,12 @@ from toy_offers import SLOW, toy_question, write_load
 from splitwise.planning.design import Design, Family
 from splitwise.planning.errors import Infeasible, PlanningError
 from splitwise.planning.plan import plan
-from splitwise.planning.question import Offer, parse_slo
+from splitwise.planning.question import Offer
 from splitwise.planning.record import record_of
 from splitwise.planning.trial import Judge
 from splitwise.planning.workers import Crew, Mapper, here, on_cores, on_ray, open_mapper
 from splitwise.scheduling.pools import Pool
+from splitwise.simulation.slowdown import parse_slo
 from splitwise.workload import WorkloadError
 
 

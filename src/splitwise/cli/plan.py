@@ -86,23 +86,24 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Search the clusters that carry a load within its targets, and name the best."""
+    from splitwise.hardware.loading import usual_reference
     from splitwise.planning.demand import Demand
     from splitwise.planning.plan import plan as answer
-    from splitwise.planning.question import Limits, Question, parse_slo
+    from splitwise.planning.question import Limits, Question
     from splitwise.planning.record import record_of
     from splitwise.planning.report import write_html
     from splitwise.planning.report_terminal import commands_of, print_plan
     from splitwise.planning.store import store_path
     from splitwise.planning.workers import Crew, open_mapper
     from splitwise.simulation.simulate import rules_named
-    from splitwise.simulation.slowdown import PAPER_SLOS
+    from splitwise.simulation.slowdown import PAPER_SLOS, parse_slo
 
     options = {"model": model, "profile": profile, "prices": prices, "rules": rules}
     try:
         if html is not None:
             check_report(html)
         offers = _offers(offer or _all_kinds(profile, model), profile, model, prices)
-        compared = reference or _usual_reference(profile, offers)
+        compared = reference or usual_reference(profile, [one.name for one in offers])
         question = Question(
             Demand(source, arrivals, duration, warm_up),
             offers,
@@ -188,12 +189,6 @@ def _offer(text: str, profile: str, model: str, prices: str) -> "Offer":
     if watts:
         times = replace(times, provisioned_watts=float(watts))
     return Offer(name, times, int(stock) if stock else DEFAULT_STOCK)
-
-
-def _usual_reference(profile: str, offers: "tuple[Offer, ...]") -> str:
-    from splitwise.hardware.curves import RULES
-
-    return "dgx-a100" if profile in RULES else offers[0].name
 
 
 def _reference(

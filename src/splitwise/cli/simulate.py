@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from splitwise.cli.errors import fail
 from splitwise.hardware import load_profile
+from splitwise.hardware.loading import PAPER_REFERENCE, usual_reference
 from splitwise.scheduling.pools import Pool
 from splitwise.workload import Requests, open_source
 
@@ -53,8 +54,16 @@ def simulate(
         str, typer.Option(help="default, or published-2024 as the public simulator has them.")
     ] = "default",
     reference: Annotated[
-        str, typer.Option(help="Machine kind that slowdowns are measured against.")
-    ] = "dgx-a100",
+        str | None,
+        typer.Option(
+            help="Machine kind that slowdowns are measured against; default dgx-a100, "
+            "or the first machine of other profiles."
+        ),
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC:pNN<=LIMIT, as ttft:p90<=3x or tbt:p99<=200ms; default: paper's"),
+    ] = None,
     queue_threshold: Annotated[
         int, typer.Option(help="Pending tokens past which a prompt queue counts as long.")
     ] = 8192,
@@ -75,6 +84,7 @@ def simulate(
 ) -> None:
     """Run a workload through a cluster and report latencies, SLOs, machines and energy."""
     from splitwise.simulation.simulate import rules_named
+    from splitwise.simulation.slowdown import PAPER_SLOS, parse_slo
     from splitwise.simulation.summary import summarise
 
     try:
@@ -95,7 +105,11 @@ def simulate(
             timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
         )
         result = _run(load, groups, options, [_outage(text, groups) for text in outage or ()])
-        summary = summarise(result, load_profile(profile, reference, model), warmup_s=warmup)
+        kinds = [group.name for group in groups]
+        compared = reference or usual_reference(profile, [*kinds, PAPER_REFERENCE])
+        alone = load_profile(profile, compared, model, prices)
+        slos = tuple(parse_slo(text) for text in slo) if slo else PAPER_SLOS
+        summary = summarise(result, alone, slos, warmup)
         _write(result, summary, source, html, timeline, requests_table, machines_table)
     except ValueError as error:
         fail(error)

@@ -9,6 +9,7 @@ Two profiles have no file: ``roofline`` is arithmetic on a GPU's data sheet (``r
 ``aiconfigurator`` asks an optional library about today's engines (``predicted``).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final, TypeVar
@@ -38,6 +39,7 @@ PUBLISHED_LINK_BYTES_PER_S: Final = 200.0 * 2**30
 """Between any two machines, without latency, in the authors' public simulator."""
 ROOFLINE: Final = "roofline"
 PREDICTED: Final = "aiconfigurator"
+PAPER_REFERENCE: Final = "dgx-a100"
 
 Named = TypeVar("Named")
 
@@ -83,6 +85,14 @@ def load_profile(
     ]
     power = points_of(content, kind.power_points_of or kind.points_of or machine, model)
     return _times(kind, sizes, _price(machine, kind, prices), kv_bytes, rule, points, knots, power)
+
+
+def usual_reference(profile: str | Path, kinds: Sequence[str]) -> str:
+    """What slowdowns are measured against: a DGX-A100 in the built-in profiles, as in the paper.
+
+    Elsewhere the first of the ``kinds`` that are looked at.
+    """
+    return PAPER_REFERENCE if profile in RULES else kinds[0]
 
 
 def profile_contents(profile: str | Path) -> ProfileFile:

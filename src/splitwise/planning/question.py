@@ -4,21 +4,18 @@
 """
 
 import math
-import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, cast
+from typing import Final
 
 from splitwise.hardware import IterationTimes
 from splitwise.planning.demand import Demand
 from splitwise.planning.errors import PlanningError
 from splitwise.simulation.simulate import Options
-from splitwise.simulation.slowdown import PAPER_SLOS, Metric, Slo
+from splitwise.simulation.slowdown import PAPER_SLOS, Slo
 
 DEFAULT_STOCK: Final = 64
 DEFAULT_RULES: Final = Options()
-SLO_FORM: Final = "write METRIC:pNN<=LIMIT, such as ttft:p90<=3x, tbt:p99<=200ms or e2e:p50<=4s"
-_SLO_PATTERN: Final = r"(ttft|tbt|e2e):?p(\d{1,2})(?:<=|<|=)([\d.]+)(x|ms|s)"
 
 
 class Objective(StrEnum):
@@ -114,22 +111,3 @@ class Question:
                 f"resolution_per_s is {self.resolution_per_s:g}, coarser than the rate "
                 f"{self.rate_per_s:g}; make it a fraction of the rate"
             )
-
-
-def parse_slo(text: str) -> Slo:
-    """The SLO that ``ttft:p90<=3x`` or ``tbt:p99<=200ms`` means.
-
-    Raises:
-        PlanningError: another form, or a limit that is not above 0.
-    """
-    form = re.fullmatch(_SLO_PATTERN, text.strip().lower())
-    if form is None:
-        raise PlanningError(f"slo {text!r}: {SLO_FORM}")
-    metric, percentile, number, unit = form.groups()
-    try:
-        limit = float(number) / (1000 if unit == "ms" else 1)
-    except ValueError as error:
-        raise PlanningError(f"slo {text!r}: {number} is no number; {SLO_FORM}") from error
-    if limit <= 0 or int(percentile) == 0:
-        raise PlanningError(f"slo {text!r}: give a percentile and a limit above 0")
-    return Slo(cast("Metric", metric), int(percentile), limit, "x" if unit == "x" else "s")

@@ -10,6 +10,7 @@ from splitwise.planning.design import Design
 from splitwise.planning.plan import Plan
 from splitwise.planning.question import Question
 from splitwise.planning.report_tables import Table, family_table, front_table, sensitivity_table
+from splitwise.simulation.slowdown import PAPER_SLOS
 
 
 def print_plan(plan: Plan, commands: tuple[str, str], console: Console | None = None) -> None:
@@ -95,8 +96,10 @@ def commands_of(plan: Plan, source: str, options: dict[str, str]) -> tuple[str, 
 
 
 def load_options(question: Question, rate_per_s: float) -> list[str]:
-    """The load with the first seed."""
+    """The load with the first seed, and what it has to meet."""
     demand = question.demand
+    is_usual = question.slos == PAPER_SLOS
+    slos = [] if is_usual else [f"--slo {shlex.quote(str(slo))}" for slo in question.slos]
     arrivals = [] if demand.arrivals is None else [f"--arrivals {shlex.quote(demand.arrivals)}"]
     return [
         f"--rate {exact(rate_per_s)}",
@@ -104,6 +107,7 @@ def load_options(question: Question, rate_per_s: float) -> list[str]:
         f"--warmup {exact(demand.warm_up_at(rate_per_s))}",
         f"--seed {question.seeds[0]}",
         *arrivals,
+        *slos,
     ]
 
 

@@ -214,21 +214,21 @@ def price(objective: Objective, design: Design) -> tuple[float, ...]:
     """What a cluster is compared by; equal prices by what else it takes."""
     cost, watts, machines = design.dollars_per_hour, design.watts, float(design.machines)
     match objective:
-        case Objective.COST:
-            return cost, watts, machines
         case Objective.POWER:
             return watts, cost, machines
-        case _:
+        case Objective.MACHINES:
             return machines, cost, watts
+        case _:
+            return cost, watts, machines
 
 
 def worth(objective: Objective, found: Found) -> tuple[float, ...]:
     """What is least for the best answer: the objective, then what else it takes."""
     match objective:
         case Objective.THROUGHPUT:
-            return (-found.rate_per_s, *price(Objective.COST, found.design))
+            return (-found.rate_per_s, *price(objective, found.design))
         case Objective.ENERGY:
-            return (found.joules_per_token, *price(Objective.COST, found.design))
+            return (found.joules_per_token, *price(objective, found.design))
         case _:
             return price(objective, found.design)
 

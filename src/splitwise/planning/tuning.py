@@ -16,8 +16,15 @@ THRESHOLDS: Final = (1024, 2048, 4096, 8192, 16384, 32768)
 
 def tuned(crew: Crew, question: Question, best: Found) -> Found:
     """The same cluster with the queue threshold that carries most, and no machine too many."""
-    if not (best.design.family.is_split and question.options.change_roles):
-        return best
+    if best.design.family.is_split and question.options.change_roles:
+        best = with_best_threshold(crew, question, best)
+    if question.objective is Objective.THROUGHPUT:  # so far it has all machines that it may have
+        (best,) = crew.map("fewer machines", question, lean, [best])
+    return best
+
+
+def with_best_threshold(crew: Crew, question: Question, best: Found) -> Found:
+    """With the threshold that carries most, and then the fewest machines."""
     designs = [replace(best.design, queue_threshold_tokens=one) for one in THRESHOLDS]
     rates = crew.map("threshold", question, Judge.most, [best.design, *designs])
     usual, *others = rates
@@ -25,21 +32,19 @@ def tuned(crew: Crew, question: Question, best: Found) -> Found:
     if fastest <= usual:
         return best
     design = designs[others.index(fastest)]
-    (better,) = crew.map("fewer machines", question, _with_threshold, [(design, fastest)])
+    rate = fastest if question.rate_per_s is None else question.rate_per_s
+    faster = replace(best, design=design, rate_per_s=rate)
+    (better,) = crew.map("fewer machines", question, lean, [faster])
     return min(best, better, key=lambda one: worth(question.objective, one))
 
 
-def _with_threshold(judge: Judge, item: tuple[Design, float]) -> Found:
-    design, fastest = item
-    question = judge.question
-    if question.objective is Objective.THROUGHPUT:
-        return found_at(judge, design, fastest)
-    rate = question.rate_per_s or 0.0
-    return found_at(judge, shrunk(judge, design, rate), rate)
+def lean(judge: Judge, found: Found) -> Found:
+    """The same rate without the machines that are not needed for it."""
+    return found_at(judge, shrunk(judge, found.design, found.rate_per_s), found.rate_per_s)
 
 
 def shrunk(judge: Judge, design: Design, rate_per_s: float) -> Design:
-    """Machines are left out one by one, the dearest choice first, while the rate is carried."""
+    """Machines are left out one by one, what saves most first, while the rate is carried."""
     while True:
         smaller = [
             design.with_counts(*counts) for counts in _one_less(design.counts) if min(counts) > 0

@@ -51,18 +51,11 @@ def overview(summary: Summary) -> str:
 
 def slo_table(summary: Summary) -> str:
     """Every SLO: limit, what was reached, verdict."""
-    head = ("Slowdown", "limit", "value", "")
+    head = ("SLO", "limit", "value", "")
     rows = []
     for check in summary.slos:
         verdict = "met" if check.is_met else "missed"
-        rows.append(
-            (
-                f"{check.metric.upper()} P{check.percentile}",
-                f"{check.limit:g}",
-                f"{check.value:.3f}",
-                f'<span class="{verdict}">{verdict}</span>',
-            )
-        )
+        rows.append((*check.cells, f'<span class="{verdict}">{verdict}</span>'))
     return table(head, rows)
 
 

@@ -60,8 +60,7 @@ def slo_table(summary: Summary) -> Table:
         table.add_column(column, justify="left" if column == "SLO" else "right")
     for check in summary.slos:
         verdict = "[green]met[/]" if check.is_met else "[red]missed[/]"
-        name = f"{check.metric.upper()} P{check.percentile}"
-        table.add_row(name, f"{check.limit:g}", f"{check.value:.3f}", verdict)
+        table.add_row(*check.cells, verdict)
     return table
 
 

@@ -9,9 +9,10 @@ infinitely slow, so that a cluster cannot meet an SLO by turning requests away.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,12 @@ class Slo:
     unit: Unit = "x"
 
     def __str__(self) -> str:
-        limit = f"{self.limit:g}x" if self.unit == "x" else f"{self.limit * 1000:g}ms"
-        return f"{self.metric}:p{self.percentile}<={limit}"
+        limit = self.limit if self.unit == "x" else self.limit * 1000
+        return f"{self.metric}:p{self.percentile}<={limit:g}{'x' if self.unit == 'x' else 'ms'}"
 
+
+SLO_FORM: Final = "write METRIC:pNN<=LIMIT, such as ttft:p90<=3x, tbt:p99<=200ms or e2e:p50<=4s"
+_SLO_PATTERN: Final = r"(ttft|tbt|e2e):?p(\d{1,2})(?:<=|<|=)([\d.]+)(x|ms|s)"
 
 PAPER_SLOS: Final = (
     *(Slo("ttft", 50, 2.0), Slo("ttft", 90, 3.0), Slo("ttft", 99, 6.0)),
@@ -60,6 +64,25 @@ PAPER_SLOS: Final = (
     *(Slo("e2e", 50, 1.25), Slo("e2e", 90, 1.5), Slo("e2e", 99, 5.0)),
 )
 """Splitwise (ISCA 2024), section V: all nine must hold."""
+
+
+def parse_slo(text: str) -> Slo:
+    """The SLO that ``ttft:p90<=3x`` or ``tbt:p99<=200ms`` means.
+
+    Raises:
+        SummaryError: another form, or a limit that is not above 0.
+    """
+    form = re.fullmatch(_SLO_PATTERN, text.strip().lower())
+    if form is None:
+        raise SummaryError(f"slo {text!r}: {SLO_FORM}")
+    metric, percentile, number, unit = form.groups()
+    try:
+        limit = float(number) / (1000 if unit == "ms" else 1)
+    except ValueError as error:
+        raise SummaryError(f"slo {text!r}: {number} is no number; {SLO_FORM}") from error
+    if limit <= 0 or int(percentile) == 0:
+        raise SummaryError(f"slo {text!r}: give a percentile and a limit above 0")
+    return Slo(cast("Metric", metric), int(percentile), limit, "x" if unit == "x" else "s")
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,13 @@ class SloCheck:
     unit: Unit
     value: float
     is_met: bool
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Name, limit and value, for people."""
+        factor, unit = (1.0, "x") if self.unit == "x" else (1000.0, " ms")
+        name = f"{self.metric.upper()} P{self.percentile}"
+        return name, f"{self.limit * factor:g}{unit}", f"{self.value * factor:.4g}{unit}"
 
 
 @dataclass(frozen=True)
