@@ -67,7 +67,7 @@ def main() -> None:
         run("all figures", "reproduce", "all", *given),
         run("four kinds, 300/s, least cost", *FOUR_KINDS, "--rate=300"),
         run("four kinds, 300/s, without what-if", *FOUR_KINDS, "--rate=300", "--no-what-if"),
-        run("four kinds, most with 200 machines", *FOUR_KINDS, "--max-machines=200"),
+        run("four kinds, most with 24 machines", *FOUR_KINDS, "--max-machines=24"),
     ]
     table = Table(title="Planner")
     for column in ("command", "wall s", "CPU s"):

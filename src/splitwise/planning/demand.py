@@ -20,6 +20,9 @@ from splitwise.workload.source import REPLAY, recording
 
 MIN_DURATION_S: Final = 240.0
 """Long answers take over a minute; less would not see the cluster settle."""
+SHORT_S: Final = 120.0
+MAX_REQUESTS: Final = 200_000
+"""A large cluster needs no longer than it takes to see so many, but never less than 120 s."""
 MIN_REQUESTS: Final = 3000
 """With fewer, a 99th percentile is the word of a handful of requests."""
 WARM_UP_SHARE: Final = 0.25
@@ -30,8 +33,8 @@ CACHED_LOADS: Final = 32
 class Demand:
     """``source`` and ``arrivals`` as ``workload.open_source`` takes them.
 
-    ``duration_s`` None: as long as 3,000 requests take, at least 240 s. Requests that arrive in the
-    first ``warm_up_share`` of the time are simulated but not counted.
+    ``duration_s`` None: as long as 3,000 requests take, at least 240 s, or 120 s at large rates.
+    Requests that arrive in the first ``warm_up_share`` of it are simulated but not counted.
     """
 
     source: str
@@ -58,7 +61,8 @@ class Demand:
 
     def duration_at(self, rate_per_s: float) -> float:
         """Seconds of arrivals."""
-        return self.duration_s or max(MIN_DURATION_S, MIN_REQUESTS / rate_per_s)
+        enough_s = max(SHORT_S, min(MIN_DURATION_S, MAX_REQUESTS / rate_per_s))
+        return self.duration_s or max(enough_s, MIN_REQUESTS / rate_per_s)
 
     def warm_up_at(self, rate_per_s: float) -> float:
         """Seconds that are left out: a share of the time, or of a recording that ends before."""

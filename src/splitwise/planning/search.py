@@ -129,9 +129,7 @@ def faster(judge: Judge, answer: FamilyAnswer, fixed: tuple[int, ...]) -> Found 
         answer.left_out[OUT_OF_LIMITS] += 1
         return None
     design = Design(answer.family, (*fixed, most))
-    wanted = judge.question.resolution_per_s
-    if answer.best is not None:
-        wanted += answer.best.rate_per_s
+    wanted = judge.next_rate_per_s(answer.best.rate_per_s if answer.best is not None else 0.0)
     if not can_carry(judge, answer, design, wanted):
         return None
     return found_at(judge, design, judge.most(design, carried=wanted))

@@ -73,6 +73,12 @@ class Judge:
     def _most_with(self, design: Design, seed: int) -> float:
         return self._highest(design, 0.0, lambda rate: self.outcome(design, rate, seed).meets_slos)
 
+    def next_rate_per_s(self, rate_per_s: float) -> float:
+        """The least rate of the grid that is better by enough to matter."""
+        step = self.question.resolution_per_s
+        steps = round(rate_per_s / step)
+        return (steps + self._grain(steps)) * step
+
     def bound_per_s(self, design: Design) -> float:
         """A rate that the cluster cannot exceed: all its machines compute nothing but prompts."""
         fastest = sum(
@@ -97,20 +103,24 @@ class Judge:
         step = self.question.resolution_per_s
         low = round(carried / step)
         high = int(self.bound_per_s(design) / step) + 1
-        stride = 1
+        stride = self._grain(low)
         while carried and low + stride < high:
             if not holds((low + stride) * step):
                 high = low + stride
                 break
             low += stride
             stride *= 2
-        while high - low > max(1, int(self.question.relative_resolution * low)):
+        while high - low > self._grain(low):
             middle = (low + high) // 2
             if holds(middle * step):
                 low = middle
             else:
                 high = middle
         return low * step
+
+    def _grain(self, steps: int) -> int:
+        """The steps of the grid that do not matter at this rate."""
+        return max(1, int(self.question.relative_resolution * steps))
 
     def _key(self, design: Design, rate_per_s: float, seed: int) -> bytes:
         question = self.question

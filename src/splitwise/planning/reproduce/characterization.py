@@ -131,7 +131,7 @@ def power(a100: IterationTimes, h100: IterationTimes, capped: IterationTimes) ->
             float(h100.prompt_time_s(1500)) / float(a100.prompt_time_s(1500)),
             95 / 185,
         ),
-        Figure("H100 against A100: TBT", h100.decode_s[1] / a100.decode_s[1], 31 / 52),
+        Figure("H100 against A100: TBT", float(h100.decode_s[1] / a100.decode_s[1]), 31 / 52),
     ]
     return Section("Power and speed", setting("measured points"), tuple(figures))
 
