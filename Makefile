@@ -26,6 +26,10 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine_throughput.py
 	$(BIN)/python benchmarks/split_overhead.py
 	$(BIN)/python benchmarks/interference.py
+	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/http_front.py
+	$(BIN)/python benchmarks/simulator.py
+	$(BIN)/python benchmarks/planner.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
