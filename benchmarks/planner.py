@@ -64,7 +64,6 @@ def main() -> None:
     timings = [
         run("poster", "reproduce", "poster", *given),
         run("same power, both rules", "reproduce", "iso-power", *given),
-        run("all figures", "reproduce", "all", *given),
         run("four kinds, 300/s, least cost", *FOUR_KINDS, "--rate=300"),
         run("four kinds, 300/s, without what-if", *FOUR_KINDS, "--rate=300", "--no-what-if"),
         run("four kinds, most with 24 machines", *FOUR_KINDS, "--max-machines=24"),
