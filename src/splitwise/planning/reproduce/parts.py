@@ -34,6 +34,9 @@ class Ground:
         return Setting(rules, prices, self.model, workload, trace, self.seeds)
 
 
+Part = Callable[[Crew, Ground], list[Section]]
+
+
 def make_poster(crew: Crew, ground: Ground) -> list[Section]:
     """With the built-in workload, and with the public trace where it is at hand."""
     built_in = Setting(PUBLISHED, "plots", "bloom-176b", "conversation", None, ground.seeds)
@@ -45,24 +48,33 @@ def make_poster(crew: Crew, ground: Ground) -> list[Section]:
     return sections
 
 
-def make_iso_power(crew: Crew, ground: Ground) -> list[Section]:
-    """Two workloads under both rules."""
-    return [
-        section
-        for rules in BOTH_RULES
-        for workload in WORKLOADS
-        for section in iso.same_power(crew, ground.setting(rules, "paper", workload))
-    ]
+def each_workload(make: Callable[[Crew, Setting], list[Section]]) -> Part:
+    """``make`` for two workloads under both rules."""
+
+    def part(crew: Crew, ground: Ground) -> list[Section]:
+        return [
+            section
+            for rules in BOTH_RULES
+            for workload in WORKLOADS
+            for section in make(crew, ground.setting(rules, "paper", workload))
+        ]
+
+    return part
 
 
-def make_iso_cost(crew: Crew, ground: Ground) -> list[Section]:
-    """Two workloads under both rules."""
-    return [
-        section
-        for rules in BOTH_RULES
-        for workload in WORKLOADS
-        for section in iso.same_cost(crew, ground.setting(rules, "paper", workload))
-    ]
+def both_workloads(make: Callable[[Crew, Setting, Setting], list[Section]]) -> Part:
+    """``make`` for the two workloads together, under both rules."""
+
+    def part(crew: Crew, ground: Ground) -> list[Section]:
+        return [
+            section
+            for rules in BOTH_RULES
+            for section in make(
+                crew, *(ground.setting(rules, "paper", workload) for workload in WORKLOADS)
+            )
+        ]
+
+    return part
 
 
 def make_iso_throughput(crew: Crew, ground: Ground) -> list[Section]:
@@ -74,38 +86,20 @@ def make_iso_throughput(crew: Crew, ground: Ground) -> list[Section]:
     return sections
 
 
-def make_robustness(crew: Crew, ground: Ground) -> list[Section]:
-    """Under both rules."""
-    sections = []
-    for rules in BOTH_RULES:
-        settings = [ground.setting(rules, "paper", workload) for workload in WORKLOADS]
-        sections += robustness(crew, *settings)
-    return sections
-
-
-def make_claims(crew: Crew, ground: Ground) -> list[Section]:
-    """Under both rules."""
-    sections = []
-    for rules in BOTH_RULES:
-        settings = [ground.setting(rules, "paper", workload) for workload in WORKLOADS]
-        sections += claims(crew, *settings)
-    return sections
-
-
 def make_characterization(crew: Crew, ground: Ground) -> list[Section]:
     """One machine and one pair."""
     del crew  # a few simulations, done here
     return characterization("paper", {name: str(path) for name, path in ground.traces.items()})
 
 
-PARTS: Final[dict[str, Callable[[Crew, Ground], list[Section]]]] = {
+PARTS: Final[dict[str, Part]] = {
     "poster": make_poster,
-    "iso-power": make_iso_power,
-    "iso-cost": make_iso_cost,
+    "iso-power": each_workload(iso.same_power),
+    "iso-cost": each_workload(iso.same_cost),
     "iso-throughput": make_iso_throughput,
-    "robustness": make_robustness,
+    "robustness": both_workloads(robustness),
     "characterization": make_characterization,
-    "claims": make_claims,
+    "claims": both_workloads(claims),
 }
 
 
