@@ -22,7 +22,8 @@ from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
 from splitwise.serving.cluster import Cluster, ClusterLimits
-from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.launcher import (
     Launcher,
     LaunchError,

@@ -13,7 +13,7 @@ from parrot import Parrot
 
 from splitwise.engine.model_files import ModelFolder, read_stop_token_ids, resolve_model
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.http import listen, serve_http
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec

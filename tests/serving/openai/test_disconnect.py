@@ -15,7 +15,8 @@ from api_server import MODEL, Running
 from parrot import Parrot
 
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
