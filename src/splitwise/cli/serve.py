@@ -56,6 +56,11 @@ def serve(
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
     ] = 1024,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
+    ] = None,
+    open_metrics: Annotated[bool, typer.Option(help="Answer /metrics without an API key.")] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -72,12 +77,14 @@ def serve(
 
     import uvloop
 
+    from splitwise.cli.access import read_access
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
     from splitwise.serving.launcher import LaunchError
 
+    access = read_access(host, api_keys, open_metrics)
     try:
         folder = resolve_model(model)
         options = ServeOptions(
@@ -104,6 +111,7 @@ def serve(
                 change_roles=change_roles,
                 prompt_queue_threshold_tokens=queue_threshold,
             ),
+            access=access,
         )
         gateway = Gateway(options, folder)
         # A spinner on a terminal, nothing elsewhere.

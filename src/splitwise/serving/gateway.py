@@ -21,6 +21,7 @@ import msgspec
 from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
+from splitwise.serving.api_keys import ApiKeys
 from splitwise.serving.cluster import Cluster, ClusterLimits
 from splitwise.serving.http import HttpLimits
 from splitwise.serving.http_server import listen, serve_http
@@ -32,6 +33,7 @@ from splitwise.serving.launcher import (
     assign_cores,
 )
 from splitwise.serving.openai.app import create_app
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.scheduler_server import SchedulerServer
 from splitwise.serving.text import TextCodec
@@ -41,6 +43,14 @@ log = logging.getLogger(__name__)
 START_LIMIT_S: Final = 600.0
 RESTART_DELAY_S: Final = 2.0
 MAX_RESTARTS: Final = 20
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who may use the HTTP API."""
+
+    keys: ApiKeys = ApiKeys()
+    open_metrics: bool = False
+    """Whether ``/metrics`` is answered without a key, too."""
 
 
 class ServeOptions(msgspec.Struct, frozen=True):
@@ -56,6 +66,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     worker_arguments: list[str] = []
     cluster: ClusterLimits = ClusterLimits()
     http: HttpLimits = HttpLimits()
+    access: Access = Access()
 
     def worker_specs(self, join: str) -> list[WorkerSpec]:
         """The workers to start; ``join`` is the address they dial."""
@@ -138,9 +149,15 @@ class Gateway:
             stop_token_ids=tuple(read_stop_token_ids(self._folder)),
         )
         text = TextCodec.load(self._folder.path)
-        limits = self._options.http
+        limits, access = self._options.http, self._options.access
         app = create_app(
-            self.cluster, text, model, self._metrics, limits, self.cluster.unavailable_reason
+            self.cluster,
+            text,
+            model,
+            self._metrics,
+            limits,
+            self.cluster.unavailable_reason,
+            Gate(access.keys, access.open_metrics, stop),
         )
         supervision = asyncio.create_task(self._supervise())
         try:

@@ -76,9 +76,12 @@ class Request:
         self._more_body = True
         self._upgrade = False
         given = b""
+        self.authorization = b""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 given = value
+            elif name == b"authorization":
+                self.authorization = value
             elif name == b"upgrade":
                 self._upgrade = True
             elif name == b"content-length":

@@ -1,11 +1,13 @@
 """A server under test and what stands behind it."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from parrot import Parrot
 
 from splitwise.observe.metrics import Metrics
 from splitwise.serving.http import HttpLimits
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
 
@@ -36,3 +38,14 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+class Serve(Protocol):
+    """Starts a server for one test, which ends with it."""
+
+    def __call__(
+        self,
+        limits: HttpLimits = LIMITS,
+        gate: Gate | None = None,
+        parrot: Parrot | None = None,
+    ) -> Running: ...

@@ -2,7 +2,7 @@
 
 The life of a request to ``/v1/chat/completions`` or ``/v1/completions``:
 
-1. ``App`` finds the route and reads the body within its limits.
+1. ``App`` lets it through the ``gate``, finds the route and reads the body within its limits.
 2. ``validation.decode`` parses it; ``chat`` or ``completions`` validates it and makes a ``Job``.
 3. ``generate.Runner`` submits it to the cluster and sends what comes back, while the client is
    connected. A client that goes away, at any time, cancels it on the cluster.
@@ -37,6 +37,7 @@ from splitwise.serving.openai import protocol
 from splitwise.serving.openai.chat import chat_prompt, prepare_chat
 from splitwise.serving.openai.completions import prepare_completion
 from splitwise.serving.openai.errors import FORESEEN, ApiError, as_api_error
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.generate import Job, Runner
 from splitwise.serving.openai.jobs import Front, encode_prompt
 from splitwise.serving.openai.validation import ModelFacts, check_model, check_token_ids, decode
@@ -63,9 +64,13 @@ def create_app(
     metrics: Metrics,
     limits: HttpLimits,
     health: Callable[[], str | None],
+    gate: Gate | None = None,
 ) -> Application:
-    """The API over ``generator``; ``health`` gives the reason why it cannot serve, or None."""
-    return App(generator, codec, model, metrics, limits, health)
+    """The API over ``generator``; ``health`` gives the reason why it cannot serve, or None.
+
+    Without a ``gate`` it is open to everybody.
+    """
+    return App(generator, codec, model, metrics, limits, health, gate or Gate())
 
 
 class App:
@@ -79,6 +84,7 @@ class App:
         metrics: Metrics,
         limits: HttpLimits,
         health: Callable[[], str | None],
+        gate: Gate,
     ) -> None:
         self._runner = Runner(generator, codec, metrics)
         self._front = Front(codec, model, limits)
@@ -87,6 +93,7 @@ class App:
         self._metrics = metrics
         self._limits = limits
         self._health = health
+        self._gate = gate
         self._started_s = int(time.time())
         self._routes: dict[str, dict[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._chat},
@@ -106,6 +113,7 @@ class App:
         reply = Reply(send, request.id)
         try:
             async with asyncio.timeout(self._limits.request_timeout_s):
+                self._gate.check(request)
                 await self._route(request)(request, reply)
         except Disconnected:
             log.debug("request %s: the client went away", request.id)
@@ -128,7 +136,7 @@ class App:
         elif isinstance(error, BodyTooLarge | UpgradeAsked):
             await reply.last_body(answer.status, answer.to_json(), request)
         else:
-            await reply.body(answer.status, answer.to_json(), headers=answer.headers())
+            await reply.body(answer.status, answer.to_json(), headers=answer.headers)
 
     def _route(self, request: Request) -> Handler:
         methods = self._routes.get(request.path)
@@ -140,7 +148,9 @@ class App:
         if handler is None:
             allow = ", ".join(methods)
             raise ApiError(
-                405, f"{request.path} does not take {request.method}: use {allow}", allow=allow
+                405,
+                f"{request.path} does not take {request.method}: use {allow}",
+                headers=[(b"allow", allow.encode("ascii"))],
             )
         return handler
 
@@ -204,7 +214,7 @@ class App:
         return protocol.ModelCard(name, self._started_s, name, self._model.max_context_tokens)
 
     async def _show_health(self, request: Request, reply: Reply) -> None:
-        reason = self._health()
+        reason = "draining" if self._gate.draining else self._health()
         if reason is not None:
             raise ApiError(503, reason, None, "unavailable", "server_error")
         await reply.body(200, b'{"status":"ok"}')
