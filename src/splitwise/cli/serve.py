@@ -61,6 +61,21 @@ def serve(
         typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
     ] = None,
     open_metrics: Annotated[bool, typer.Option(help="Answer /metrics without an API key.")] = False,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Open HTTP connections beyond which 503 is said.")
+    ] = 8192,
+    max_body_bytes: Annotated[
+        int, typer.Option(min=1, help="Size of a request beyond which 413 is said.")
+    ] = 4 * 1024 * 1024,
+    max_header_bytes: Annotated[
+        int, typer.Option(min=512, help="Size of its headers beyond which 431 is said.")
+    ] = 32 * 1024,
+    header_timeout_s: Annotated[
+        float, typer.Option(min=0.1, help="Time for the headers to arrive, else 408.")
+    ] = 20.0,
+    body_timeout_s: Annotated[
+        float, typer.Option(min=0.1, help="Time for the body to arrive, else 408.")
+    ] = 30.0,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -82,6 +97,7 @@ def serve(
     from splitwise.engine.model_files import resolve_model
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
+    from splitwise.serving.http import HttpLimits
     from splitwise.serving.launcher import LaunchError
 
     access = read_access(host, api_keys, open_metrics)
@@ -110,6 +126,13 @@ def serve(
                 max_waiting_requests=max_waiting_requests,
                 change_roles=change_roles,
                 prompt_queue_threshold_tokens=queue_threshold,
+            ),
+            http=HttpLimits(
+                max_body_bytes=max_body_bytes,
+                max_header_bytes=max_header_bytes,
+                header_timeout_s=header_timeout_s,
+                body_timeout_s=body_timeout_s,
+                max_connections=max_connections,
             ),
             access=access,
         )

@@ -33,8 +33,14 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """Bounds on what a client may send and how long it may take."""
 
     max_body_bytes: int = 4 * 1024 * 1024
+    max_header_bytes: int = 32 * 1024
+    """Of the request line and the headers together."""
+    header_timeout_s: float = 20.0
+    """For the head of a request to arrive, from the connection's start or its first byte."""
     body_timeout_s: float = 30.0
     """For the whole body to arrive."""
+    send_timeout_s: float = 60.0
+    """For a client to take anything of what was sent to it."""
     request_timeout_s: float = 3600.0
     """For the whole exchange: it ends one whose client stops reading, too."""
     shutdown_timeout_s: float = 10.0

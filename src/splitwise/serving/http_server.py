@@ -17,10 +17,12 @@ from typing import Final
 import uvicorn
 
 from splitwise.serving.http import Application, HttpLimits
+from splitwise.serving.http_connection import Connection, Room
 
 log = logging.getLogger(__name__)
 
 _STOP_CHECK_S: Final = 5.0
+_BACKLOG: Final = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -36,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
@@ -45,7 +47,29 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to whoever runs the event loop."""
+    """uvicorn on one listener, with connections of our own."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, limits: HttpLimits) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._limits = limits
+        self._room = Room()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Replaces uvicorn's, which makes connections of its own kind only."""
+        await self.lifespan.startup()
+        server = await asyncio.get_running_loop().create_server(
+            self._connection, sock=self._listener, backlog=_BACKLOG
+        )
+        self.servers = [server]
+        self.started = True
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self.config, self.server_state, self.lifespan.state, self._limits, self._room
+        )
+
+    # Signals belong to whoever runs the event loop.
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,11 +95,10 @@ async def serve_http(
         proxy_headers=False,
         server_header=False,
         headers=[("server", "splitwise")],
-        limit_concurrency=limits.max_connections,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
     )
-    server = _Server(config)
+    server = _Server(config, listener, limits)
     serving = asyncio.create_task(server.serve([listener]))
     stopping = asyncio.create_task(stop.wait())
     try:

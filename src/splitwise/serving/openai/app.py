@@ -23,6 +23,7 @@ from splitwise.observe.metrics import CONTENT_TYPE, Metrics
 from splitwise.serving.generation import Generator
 from splitwise.serving.http import (
     Application,
+    BodyTimeout,
     BodyTooLarge,
     Disconnected,
     HttpLimits,
@@ -133,7 +134,7 @@ class App:
         if reply.started:
             await reply.events(b"data: " + answer.to_json() + b"\n\n")
             await reply.end()
-        elif isinstance(error, BodyTooLarge | UpgradeAsked):
+        elif isinstance(error, BodyTooLarge | BodyTimeout | UpgradeAsked):
             await reply.last_body(answer.status, answer.to_json(), request)
         else:
             await reply.body(answer.status, answer.to_json(), headers=answer.headers)
