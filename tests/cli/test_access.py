@@ -23,6 +23,13 @@ def test_a_file_without_keys_ends_the_start(tmp_path: Path) -> None:
     assert "SPLITWISE_API_KEY" in complaint(env={"SPLITWISE_API_KEY": ","})
 
 
+def test_a_certificate_needs_its_key_and_both_are_named(tmp_path: Path) -> None:
+    assert "--tls-key" in complaint("--tls-cert=cert.pem")
+    assert "--tls-cert" in complaint("--tls-key=key.pem")
+    (tmp_path / "cert.pem").write_text("no certificate")
+    assert "nokey.pem" in complaint(f"--tls-cert={tmp_path}/cert.pem", "--tls-key=nokey.pem")
+
+
 @pytest.mark.parametrize(
     ("host", "key", "warned"),
     [
@@ -48,6 +55,6 @@ def test_a_warning_where_everybody_may_come_in(
     monkeypatch.delenv("SPLITWISE_API_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("SPLITWISE_API_KEY", key)
-    assert bool(read_access(host, None, open_metrics=False).keys) == (key is not None)
+    assert bool(read_access(host, None, False, None, None).keys) == (key is not None)
     assert ("without an API key" in caplog.text) == warned
     assert "sk-secret" not in caplog.text

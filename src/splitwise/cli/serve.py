@@ -61,6 +61,12 @@ def serve(
         typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
     ] = None,
     open_metrics: Annotated[bool, typer.Option(help="Answer /metrics without an API key.")] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate (chain), for HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file of its key, not encrypted.")
+    ] = None,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Open HTTP connections beyond which 503 is said.")
     ] = 8192,
@@ -100,7 +106,7 @@ def serve(
     from splitwise.serving.http import HttpLimits
     from splitwise.serving.launcher import LaunchError
 
-    access = read_access(host, api_keys, open_metrics)
+    access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
     try:
         folder = resolve_model(model)
         options = ServeOptions(

@@ -12,6 +12,7 @@ import logging
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -46,11 +47,12 @@ MAX_RESTARTS: Final = 20
 
 
 class Access(msgspec.Struct, frozen=True):
-    """Who may use the HTTP API."""
+    """Who may use the HTTP API, and whether it is HTTPS."""
 
     keys: ApiKeys = ApiKeys()
     open_metrics: bool = False
     """Whether ``/metrics`` is answered without a key, too."""
+    tls: ssl.SSLContext | None = None
 
 
 class ServeOptions(msgspec.Struct, frozen=True):
@@ -162,8 +164,8 @@ class Gateway:
         supervision = asyncio.create_task(self._supervise())
         try:
             host, port = listener.getsockname()[:2]
-            announce(f"http://{host}:{port}")
-            await serve_http(app, listener, limits, stop)
+            announce(f"{'https' if access.tls else 'http'}://{host}:{port}")
+            await serve_http(app, listener, limits, stop, access.tls)
         finally:
             await _end_tasks([supervision])
             text.close()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Final
 
@@ -49,17 +50,29 @@ def listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn on one listener, with connections of our own."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        limits: HttpLimits,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         super().__init__(config)
         self._listener = listener
         self._limits = limits
+        self._tls = tls
         self._room = Room()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Replaces uvicorn's, which makes connections of its own kind only."""
         await self.lifespan.startup()
         server = await asyncio.get_running_loop().create_server(
-            self._connection, sock=self._listener, backlog=_BACKLOG
+            self._connection,
+            sock=self._listener,
+            backlog=_BACKLOG,
+            ssl=self._tls,
+            # A client may be slow before its first header, too.
+            ssl_handshake_timeout=self._limits.header_timeout_s if self._tls else None,
         )
         self.servers = [server]
         self.started = True
@@ -77,7 +90,11 @@ class _Server(uvicorn.Server):
 
 
 async def serve_http(
-    app: Application, listener: socket.socket, limits: HttpLimits, stop: asyncio.Event
+    app: Application,
+    listener: socket.socket,
+    limits: HttpLimits,
+    stop: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then give running exchanges ``shutdown_timeout_s`` to end.
 
@@ -98,7 +115,7 @@ async def serve_http(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
     )
-    server = _Server(config, listener, limits)
+    server = _Server(config, listener, limits, tls)
     serving = asyncio.create_task(server.serve([listener]))
     stopping = asyncio.create_task(stop.wait())
     try:

@@ -1,5 +1,6 @@
 """A server under test and what stands behind it."""
 
+import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,4 +49,5 @@ class Serve(Protocol):
         limits: HttpLimits = LIMITS,
         gate: Gate | None = None,
         parrot: Parrot | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Running: ...

@@ -1,6 +1,7 @@
 """A real server on loopback over a parrot, and clients for it."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,7 +42,12 @@ def facts(model_folder: ModelFolder) -> ModelFacts:
 
 @contextmanager
 def serving(
-    codec: TextCodec, facts: ModelFacts, limits: HttpLimits, gate: Gate, parrot: Parrot
+    codec: TextCodec,
+    facts: ModelFacts,
+    limits: HttpLimits,
+    gate: Gate,
+    parrot: Parrot,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Running]:
     metrics, health = Metrics(MODEL), Health()
     listener = listen("127.0.0.1", 0)
@@ -50,7 +56,7 @@ def serving(
     stop = asyncio.Event()
     app = create_app(parrot, codec, facts, metrics, limits, health, gate)
     thread = threading.Thread(
-        target=loop.run_until_complete, args=(serve_http(app, listener, limits, stop),)
+        target=loop.run_until_complete, args=(serve_http(app, listener, limits, stop, tls),)
     )
     thread.start()
     try:
@@ -74,10 +80,13 @@ def serve(codec: TextCodec, facts: ModelFacts) -> Iterator[Serve]:
     with ExitStack() as servers:
 
         def start(
-            limits: HttpLimits = LIMITS, gate: Gate | None = None, parrot: Parrot | None = None
+            limits: HttpLimits = LIMITS,
+            gate: Gate | None = None,
+            parrot: Parrot | None = None,
+            tls: ssl.SSLContext | None = None,
         ) -> Running:
             return servers.enter_context(
-                serving(codec, facts, limits, gate or Gate(), parrot or Parrot())
+                serving(codec, facts, limits, gate or Gate(), parrot or Parrot(), tls)
             )
 
         yield start
