@@ -82,6 +82,12 @@ def serve(
     body_timeout_s: Annotated[
         float, typer.Option(min=0.1, help="Time for the body to arrive, else 408.")
     ] = 30.0,
+    max_request_s: Annotated[
+        float, typer.Option(min=0.1, help="Time for a request, beyond which it gets 504.")
+    ] = 3600.0,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Time for running requests to end after SIGTERM.")
+    ] = 30.0,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -138,6 +144,8 @@ def serve(
                 max_header_bytes=max_header_bytes,
                 header_timeout_s=header_timeout_s,
                 body_timeout_s=body_timeout_s,
+                max_request_s=max_request_s,
+                drain_s=drain_s,
                 max_connections=max_connections,
             ),
             access=access,

@@ -3,8 +3,8 @@
 1. Listen for workers, start them, and wait until all have registered.
 2. Serve HTTP.
 3. A worker that ends is started again; its requests have gone on elsewhere meanwhile.
-4. SIGINT or SIGTERM: stop taking requests, give those that run a moment to end, end the workers,
-   free everything.
+4. SIGINT or SIGTERM: new requests are refused, those that run may end within ``drain_s`` (a second
+   signal cuts it short), then the workers are ended and everything is freed.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class Gateway:
             LaunchError: a worker could not be started.
             OSError: the HTTP address cannot be bound.
         """
-        stop = _stop_on_signals()
+        stop, hurry = _stop_on_signals()
         async with AsyncExitStack() as closing:
             listener = listen(self._options.host, self._options.port)
             closing.callback(listener.close)
@@ -119,7 +119,7 @@ class Gateway:
             self._specs = {spec.machine_id: spec for spec in specs}
             if not await self._start_workers(specs, stop):
                 return
-            await self._serve_http(announce, listener, stop)
+            await self._serve_http(announce, listener, stop, hurry)
 
     async def _start_workers(self, specs: list[WorkerSpec], stop: asyncio.Event) -> bool:
         """Start all workers and wait until they have joined; False if told to stop meanwhile."""
@@ -142,7 +142,11 @@ class Gateway:
             await _end_tasks(waits)
 
     async def _serve_http(
-        self, announce: Callable[[str], None], listener: socket.socket, stop: asyncio.Event
+        self,
+        announce: Callable[[str], None],
+        listener: socket.socket,
+        stop: asyncio.Event,
+        hurry: asyncio.Event,
     ) -> None:
         model = ModelFacts(
             name=self.model_name,
@@ -165,7 +169,7 @@ class Gateway:
         try:
             host, port = listener.getsockname()[:2]
             announce(f"{'https' if access.tls else 'http'}://{host}:{port}")
-            await serve_http(app, listener, limits, stop, access.tls)
+            await serve_http(app, listener, limits, stop, access.tls, hurry)
         finally:
             await _end_tasks([supervision])
             text.close()
@@ -180,11 +184,16 @@ class Gateway:
         log.error("workers ended %d times; no more are started", MAX_RESTARTS)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Events that the first signal sets, and the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return stop, hurry
 
 
 async def _end_tasks(tasks: list[asyncio.Task[Any]]) -> None:

@@ -41,9 +41,9 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """For the whole body to arrive."""
     send_timeout_s: float = 60.0
     """For a client to take anything of what was sent to it."""
-    request_timeout_s: float = 3600.0
-    """For the whole exchange: it ends one whose client stops reading, too."""
-    shutdown_timeout_s: float = 10.0
+    max_request_s: float = 3600.0
+    """For the whole exchange. A client may set a shorter time, not a longer one."""
+    drain_s: float = 30.0
     """For running exchanges to end after ``stop``."""
     max_connections: int = 8192
     """Beyond it the server answers 503 at once: a bound on file descriptors."""
@@ -83,11 +83,15 @@ class Request:
         self._upgrade = False
         given = b""
         self.authorization = b""
+        self.timeout: bytes | None = None
+        """``X-Request-Timeout`` as it was given."""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 given = value
             elif name == b"authorization":
                 self.authorization = value
+            elif name == b"x-request-timeout":
+                self.timeout = value
             elif name == b"upgrade":
                 self._upgrade = True
             elif name == b"content-length":

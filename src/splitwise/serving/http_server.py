@@ -2,9 +2,10 @@
 
 The life of the server:
 
-1. ``serve_http`` accepts connections until ``stop`` is set.
-2. Then the listener closes, running exchanges get a grace period, and those that are left are
-   cancelled.
+1. ``serve_http`` accepts connections and runs exchanges until ``stop`` is set.
+2. Draining: exchanges that run may end within ``drain_s``. Connections are still accepted, so that
+   whoever asks ``/health`` is told; the application refuses everything new.
+3. The listener closes, and exchanges that are left are cancelled.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _STOP_CHECK_S: Final = 5.0
 _BACKLOG: Final = 2048
+_FLUSH_S: Final = 1
+"""For connections to close after the draining; then the exchanges that are left are cancelled."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,10 +98,12 @@ async def serve_http(
     limits: HttpLimits,
     stop: asyncio.Event,
     tls: ssl.SSLContext | None = None,
+    hurry: asyncio.Event | None = None,
 ) -> None:
-    """Serve until ``stop`` is set, then give running exchanges ``shutdown_timeout_s`` to end.
+    """Serve until ``stop`` is set, then give running exchanges ``drain_s`` to end.
 
-    Takes ``listener`` over. Meant for a uvloop event loop, but runs on any.
+    ``hurry`` cuts that short. Takes ``listener`` over. Meant for a uvloop event loop, but runs on
+    any.
     """
     config = uvicorn.Config(
         app,
@@ -113,18 +118,35 @@ async def serve_http(
         server_header=False,
         headers=[("server", "splitwise")],
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
+        timeout_graceful_shutdown=_FLUSH_S,
     )
     server = _Server(config, listener, limits, tls)
     serving = asyncio.create_task(server.serve([listener]))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await _drain(server.server_state.tasks, limits.drain_s, hurry or asyncio.Event())
     finally:
         stopping.cancel()
         server.should_exit = True
         await serving
         await _await_cancelled(server)
+
+
+async def _drain(exchanges: set[asyncio.Task[None]], drain_s: float, hurry: asyncio.Event) -> None:
+    """Wait until no exchange runs; ``exchanges`` is uvicorn's own set, which changes meanwhile."""
+    if exchanges:
+        log.info("draining: %d requests run; they have %g s to end", len(exchanges), drain_s)
+    clock = asyncio.get_running_loop().time
+    end_s = clock() + drain_s
+    hurried = asyncio.create_task(hurry.wait())
+    try:
+        while exchanges and not hurried.done() and (left_s := end_s - clock()) > 0:
+            await asyncio.wait(
+                {*exchanges, hurried}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+    finally:
+        hurried.cancel()
 
 
 async def _await_cancelled(server: uvicorn.Server) -> None:

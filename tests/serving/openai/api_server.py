@@ -13,7 +13,7 @@ from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
 
 MODEL = "smol/parrot"
-LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, shutdown_timeout_s=2.0)
+LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, drain_s=2.0)
 
 
 class Health:

@@ -5,7 +5,8 @@ The life of a request to ``/v1/chat/completions`` or ``/v1/completions``:
 1. ``App`` lets it through the ``gate``, finds the route and reads the body within its limits.
 2. ``validation.decode`` parses it; ``chat`` or ``completions`` validates it and makes a ``Job``.
 3. ``generate.Runner`` submits it to the cluster and sends what comes back, while the client is
-   connected. A client that goes away, at any time, cancels it on the cluster.
+   connected. A client that goes away, at any time, or the request's ``deadline`` cancels it on
+   the cluster.
 4. Whatever goes wrong becomes an OpenAI-shaped error, or the last event of a stream.
 """
 
@@ -37,6 +38,7 @@ from splitwise.serving.http import (
 from splitwise.serving.openai import protocol
 from splitwise.serving.openai.chat import chat_prompt, prepare_chat
 from splitwise.serving.openai.completions import prepare_completion
+from splitwise.serving.openai.deadline import deadline_passed, time_limit_s
 from splitwise.serving.openai.errors import FORESEEN, ApiError, as_api_error
 from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.generate import Job, Runner
@@ -113,9 +115,8 @@ class App:
         request = Request(scope, receive)
         reply = Reply(send, request.id)
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                self._gate.check(request)
-                await self._route(request)(request, reply)
+            self._gate.check(request)
+            await self._answer_in_time(request, reply)
         except Disconnected:
             log.debug("request %s: the client went away", request.id)
         except asyncio.CancelledError:
@@ -126,6 +127,17 @@ class App:
         except Exception as error:
             log.exception("request %s failed unexpectedly", request.id)
             await self._fail(request, reply, error)
+
+    async def _answer_in_time(self, request: Request, reply: Reply) -> None:
+        """Whatever still runs for the request at its deadline is cancelled, on the cluster too."""
+        limit_s = time_limit_s(request.timeout, self._limits.max_request_s)
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._route(request)(request, reply)
+        except TimeoutError as error:
+            if deadline.expired():
+                raise deadline_passed(limit_s) from error
+            raise
 
     async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
         answer = as_api_error(error, self._limits)

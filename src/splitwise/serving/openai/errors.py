@@ -60,7 +60,6 @@ FORESEEN: Final = (
     Overloaded,
     Unavailable,
     GenerationFailed,
-    TimeoutError,
 )
 
 
@@ -97,13 +96,6 @@ def as_api_error(error: Exception, limits: HttpLimits) -> ApiError:
             return ApiError(503, f"{error}: retry later", None, "unavailable", "server_error")
         case GenerationFailed():
             return ApiError(500, f"{error}: retry", None, "generation_failed", "server_error")
-        case TimeoutError():
-            return ApiError(
-                504,
-                f"the request took longer than {limits.request_timeout_s:g} s: ask for less",
-                code="timeout",
-                kind="server_error",
-            )
     return ApiError(
         500,
         "the server failed on this request: its log says more under the X-Request-Id",
