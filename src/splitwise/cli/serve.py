@@ -156,7 +156,7 @@ def serve(
 
         def announce(url: str) -> None:
             status.stop()
-            _announce(url, gateway.model_name)
+            _announce(url, gateway.model_name, bool(access.keys))
 
         with status:
             uvloop.run(gateway.run(announce))
@@ -178,12 +178,13 @@ def _machines(prompt: int | None, token: int | None, mixed: int) -> tuple[int, i
     return prompt, token, mixed
 
 
-def _announce(url: str, model: str) -> None:
+def _announce(url: str, model: str, with_key: bool) -> None:
     # The first line is for programs (``serving.local`` reads it), the rest for people.
     print(f"ready: {url}", flush=True)
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if with_key else ""
     print(
         f"""
-curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a llama?"}}]}}'
 """,
         file=sys.stderr,
