@@ -40,7 +40,7 @@ class HttpLimits(msgspec.Struct, frozen=True):
     body_timeout_s: float = 30.0
     """For the whole body to arrive."""
     send_timeout_s: float = 60.0
-    """For a client to take anything of what was sent to it."""
+    """For a client to take some of what was sent to it."""
     max_request_s: float = 3600.0
     """For the whole exchange. A client may set a shorter time, not a longer one."""
     drain_s: float = 30.0

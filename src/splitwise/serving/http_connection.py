@@ -5,7 +5,7 @@ The life of a connection (uvicorn's, with bounds put around it):
 1. Accepted. Over ``max_connections`` it is answered 503 and closed.
 2. The head of a request must be complete within ``header_timeout_s`` and ``max_header_bytes``
    (408, 431); what is not HTTP gets 400. Then the application runs; it bounds the body.
-3. A client that takes nothing of its answer for ``send_timeout_s`` is cut off.
+3. A client that takes (almost) nothing of its answer for ``send_timeout_s`` is cut off.
 4. After the answer the connection waits for the next head, as uvicorn's keep-alive has it; a
    client that sends anything has to complete a head in time again.
 
@@ -14,6 +14,9 @@ connection, and the answer be lost.
 """
 
 import asyncio
+import fcntl
+import sys
+import termios
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -27,6 +30,8 @@ _LINGER_S: Final = 1.0
 _MAX_LINGERING: Final = 256
 """Refused connections that are given the moment at a time; more are just closed."""
 _RETRY_S: Final = 1.0
+_LEAST_TAKEN_BYTES: Final = 4096
+"""Of an answer within ``send_timeout_s``; trickling counts as not reading."""
 
 
 class Room:
@@ -214,7 +219,27 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._send_timer = self.loop.call_later(self._limits.send_timeout_s, self.transport.abort)
+        self._watch_sending()
+
+    def _watch_sending(self) -> None:
+        self._send_timer = self.loop.call_later(
+            self._limits.send_timeout_s,
+            self._check_sending,
+            self._unsent_bytes(),
+        )
+
+    def _check_sending(self, before_bytes: int) -> None:
+        """A large answer over a slow line takes its time; a client that takes none has gone."""
+        if before_bytes - self._unsent_bytes() < _LEAST_TAKEN_BYTES:
+            self.transport.abort()
+        else:
+            self._watch_sending()
+
+    def _unsent_bytes(self) -> int:
+        """What waits here and in the kernel, which takes megabytes at a time."""
+        queued = bytearray(4)
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def resume_writing(self) -> None:
         if self._send_timer is not None:

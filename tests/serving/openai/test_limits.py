@@ -212,6 +212,25 @@ def test_a_client_that_stops_reading_is_cut_off(tight: Running) -> None:
         )
 
 
+def test_a_slow_reader_of_a_large_answer_is_not_cut_off(tight: Running) -> None:
+    fields = {"max_tokens": 1900, "n": 9, "ignore_eos": True, "logprobs": True, "top_logprobs": 5}
+    body = json.dumps(fields | {"messages": [{"role": "user", "content": "a"}]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.connect(("127.0.0.1", tight.port))
+        client.settimeout(60)
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        got = bytearray()
+        while part := client.recv(128 * 1024, socket.MSG_WAITALL):
+            got += part
+            time.sleep(0.1)
+    head, _, answer = bytes(got).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert len(answer) > 5_000_000  # more than the kernel's buffers take at once
+    assert len(json.loads(answer)["choices"]) == 9
+
+
 def test_not_http(tight: Running) -> None:
     with closing(connect(tight)) as client:
         client.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")  # TLS to a plain port
