@@ -95,6 +95,15 @@ def test_large_headers(tight: Running, rest: bytes) -> None:
         refusal(client, 431)
 
 
+def test_a_refused_client_that_still_sends_reads_why(tight: Running) -> None:
+    with closing(connect(tight)) as client:
+        client.sendall(GET + b"X: " + b"a" * 3000)
+        for _ in range(5):
+            time.sleep(0.05)
+            client.sendall(b"a" * 3000)
+        refusal(client, 431)
+
+
 def test_a_long_path(tight: Running) -> None:
     with closing(connect(tight)) as client:
         client.sendall(b"GET /" + b"a" * 3000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
