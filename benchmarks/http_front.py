@@ -29,7 +29,8 @@ from splitwise.engine.model_files import read_stop_token_ids, resolve_model
 from splitwise.engine.sampling import Sample
 from splitwise.observe.metrics import Metrics
 from splitwise.serving.generation import Chunk, FinishReason, GenerationRequest
-from splitwise.serving.http import Application, HttpLimits, listen, serve_http
+from splitwise.serving.http import Application, HttpLimits
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec

@@ -38,7 +38,9 @@ def wait_until_gone(pids: list[int]) -> None:
 
 def start() -> tuple["subprocess.Popen[str]", str, list[int]]:
     """A split server; returns its process, base URL and workers."""
-    process = subprocess.Popen([*SERVE, "--port=0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*SERVE, "--port=0", "--drain-s=1"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     url = process.stdout.readline().removeprefix("ready: ").strip()
     workers = children_of(process.pid)

@@ -56,6 +56,38 @@ def serve(
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
     ] = 1024,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
+    ] = None,
+    open_metrics: Annotated[bool, typer.Option(help="Answer /metrics without an API key.")] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate (chain), for HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file of its key, not encrypted.")
+    ] = None,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Open HTTP connections beyond which 503 is said.")
+    ] = 8192,
+    max_body_bytes: Annotated[
+        int, typer.Option(min=1, help="Size of a request beyond which 413 is said.")
+    ] = 4 * 1024 * 1024,
+    max_header_bytes: Annotated[
+        int, typer.Option(min=512, help="Size of its headers beyond which 431 is said.")
+    ] = 32 * 1024,
+    header_timeout_s: Annotated[
+        float, typer.Option(min=0.1, help="Time for the headers to arrive, else 408.")
+    ] = 20.0,
+    body_timeout_s: Annotated[
+        float, typer.Option(min=0.1, help="Time for the body to arrive, else 408.")
+    ] = 30.0,
+    max_request_s: Annotated[
+        float, typer.Option(min=0.1, help="Time for a request, beyond which it gets 504.")
+    ] = 3600.0,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Time for running requests to end after SIGTERM.")
+    ] = 30.0,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -72,12 +104,15 @@ def serve(
 
     import uvloop
 
+    from splitwise.cli.access import read_access
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
+    from splitwise.serving.http import HttpLimits
     from splitwise.serving.launcher import LaunchError
 
+    access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
     try:
         folder = resolve_model(model)
         options = ServeOptions(
@@ -104,6 +139,16 @@ def serve(
                 change_roles=change_roles,
                 prompt_queue_threshold_tokens=queue_threshold,
             ),
+            http=HttpLimits(
+                max_body_bytes=max_body_bytes,
+                max_header_bytes=max_header_bytes,
+                header_timeout_s=header_timeout_s,
+                body_timeout_s=body_timeout_s,
+                max_request_s=max_request_s,
+                drain_s=drain_s,
+                max_connections=max_connections,
+            ),
+            access=access,
         )
         gateway = Gateway(options, folder)
         # A spinner on a terminal, nothing elsewhere.
@@ -111,7 +156,7 @@ def serve(
 
         def announce(url: str) -> None:
             status.stop()
-            _announce(url, gateway.model_name)
+            _announce(url, gateway.model_name, bool(access.keys))
 
         with status:
             uvloop.run(gateway.run(announce))
@@ -133,12 +178,13 @@ def _machines(prompt: int | None, token: int | None, mixed: int) -> tuple[int, i
     return prompt, token, mixed
 
 
-def _announce(url: str, model: str) -> None:
+def _announce(url: str, model: str, with_key: bool) -> None:
     # The first line is for programs (``serving.local`` reads it), the rest for people.
     print(f"ready: {url}", flush=True)
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if with_key else ""
     print(
         f"""
-curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a llama?"}}]}}'
 """,
         file=sys.stderr,

@@ -3,8 +3,8 @@
 1. Listen for workers, start them, and wait until all have registered.
 2. Serve HTTP.
 3. A worker that ends is started again; its requests have gone on elsewhere meanwhile.
-4. SIGINT or SIGTERM: stop taking requests, give those that run a moment to end, end the workers,
-   free everything.
+4. SIGINT or SIGTERM: new requests are refused, those that run may end within ``drain_s`` (a second
+   signal cuts it short), then the workers are ended and everything is freed.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import logging
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -21,8 +22,10 @@ import msgspec
 from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
+from splitwise.serving.api_keys import ApiKeys
 from splitwise.serving.cluster import Cluster, ClusterLimits
-from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.launcher import (
     Launcher,
     LaunchError,
@@ -31,6 +34,7 @@ from splitwise.serving.launcher import (
     assign_cores,
 )
 from splitwise.serving.openai.app import create_app
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.scheduler_server import SchedulerServer
 from splitwise.serving.text import TextCodec
@@ -40,6 +44,15 @@ log = logging.getLogger(__name__)
 START_LIMIT_S: Final = 600.0
 RESTART_DELAY_S: Final = 2.0
 MAX_RESTARTS: Final = 20
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who may use the HTTP API, and whether it is HTTPS."""
+
+    keys: ApiKeys = ApiKeys()
+    open_metrics: bool = False
+    """Whether ``/metrics`` is answered without a key, too."""
+    tls: ssl.SSLContext | None = None
 
 
 class ServeOptions(msgspec.Struct, frozen=True):
@@ -55,6 +68,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     worker_arguments: list[str] = []
     cluster: ClusterLimits = ClusterLimits()
     http: HttpLimits = HttpLimits()
+    access: Access = Access()
 
     def worker_specs(self, join: str) -> list[WorkerSpec]:
         """The workers to start; ``join`` is the address they dial."""
@@ -94,7 +108,7 @@ class Gateway:
             LaunchError: a worker could not be started.
             OSError: the HTTP address cannot be bound.
         """
-        stop = _stop_on_signals()
+        stop, hurry = _stop_on_signals()
         async with AsyncExitStack() as closing:
             listener = listen(self._options.host, self._options.port)
             closing.callback(listener.close)
@@ -105,7 +119,7 @@ class Gateway:
             self._specs = {spec.machine_id: spec for spec in specs}
             if not await self._start_workers(specs, stop):
                 return
-            await self._serve_http(announce, listener, stop)
+            await self._serve_http(announce, listener, stop, hurry)
 
     async def _start_workers(self, specs: list[WorkerSpec], stop: asyncio.Event) -> bool:
         """Start all workers and wait until they have joined; False if told to stop meanwhile."""
@@ -128,7 +142,11 @@ class Gateway:
             await _end_tasks(waits)
 
     async def _serve_http(
-        self, announce: Callable[[str], None], listener: socket.socket, stop: asyncio.Event
+        self,
+        announce: Callable[[str], None],
+        listener: socket.socket,
+        stop: asyncio.Event,
+        hurry: asyncio.Event,
     ) -> None:
         model = ModelFacts(
             name=self.model_name,
@@ -137,15 +155,21 @@ class Gateway:
             stop_token_ids=tuple(read_stop_token_ids(self._folder)),
         )
         text = TextCodec.load(self._folder.path)
-        limits = self._options.http
+        limits, access = self._options.http, self._options.access
         app = create_app(
-            self.cluster, text, model, self._metrics, limits, self.cluster.unavailable_reason
+            self.cluster,
+            text,
+            model,
+            self._metrics,
+            limits,
+            self.cluster.unavailable_reason,
+            Gate(access.keys, access.open_metrics, stop),
         )
         supervision = asyncio.create_task(self._supervise())
         try:
             host, port = listener.getsockname()[:2]
-            announce(f"http://{host}:{port}")
-            await serve_http(app, listener, limits, stop)
+            announce(f"{'https' if access.tls else 'http'}://{host}:{port}")
+            await serve_http(app, listener, limits, stop, access.tls, hurry)
         finally:
             await _end_tasks([supervision])
             text.close()
@@ -160,11 +184,16 @@ class Gateway:
         log.error("workers ended %d times; no more are started", MAX_RESTARTS)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Events that the first signal sets, and the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return stop, hurry
 
 
 async def _end_tasks(tasks: list[asyncio.Task[Any]]) -> None:

@@ -2,27 +2,21 @@
 
 The life of an HTTP exchange:
 
-1. ``serve_http`` runs uvicorn on a socket that ``listen`` bound.
+1. ``http_server`` accepts the connection and calls the application once the head is there.
 2. ``Request`` reads the body within a size and a time limit, and then watches for the client's
    going away while the answer is prepared.
 3. ``Reply`` sends one JSON answer or a stream of events. uvicorn's ``send`` waits while the
    client is slow, so that what is buffered for it stays bounded.
-4. On ``stop`` the listener closes, running exchanges get a grace period, then they are cancelled.
 """
 
 import asyncio
 import contextlib
-import logging
 import secrets
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec
-import uvicorn
-
-log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,18 +27,23 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_REQUEST_ID_CHARS: Final = 128
 _LINGER_S: Final = 1.0
-_STOP_CHECK_S: Final = 5.0
 
 
 class HttpLimits(msgspec.Struct, frozen=True):
     """Bounds on what a client may send and how long it may take."""
 
     max_body_bytes: int = 4 * 1024 * 1024
+    max_header_bytes: int = 32 * 1024
+    """Of the request line and the headers together."""
+    header_timeout_s: float = 20.0
+    """For the head of a request to arrive, from the connection's start or its first byte."""
     body_timeout_s: float = 30.0
     """For the whole body to arrive."""
-    request_timeout_s: float = 3600.0
-    """For the whole exchange: it ends one whose client stops reading, too."""
-    shutdown_timeout_s: float = 10.0
+    send_timeout_s: float = 60.0
+    """For a client to take some of what was sent to it."""
+    max_request_s: float = 3600.0
+    """For the whole exchange. A client may set a shorter time, not a longer one."""
+    drain_s: float = 30.0
     """For running exchanges to end after ``stop``."""
     max_connections: int = 8192
     """Beyond it the server answers 503 at once: a bound on file descriptors."""
@@ -83,9 +82,16 @@ class Request:
         self._more_body = True
         self._upgrade = False
         given = b""
+        self.authorization = b""
+        self.timeout: bytes | None = None
+        """``X-Request-Timeout`` as it was given."""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 given = value
+            elif name == b"authorization":
+                self.authorization = value
+            elif name == b"x-request-timeout":
+                self.timeout = value
             elif name == b"upgrade":
                 self._upgrade = True
             elif name == b"content-length":
@@ -218,75 +224,3 @@ def _usable_id(given: bytes) -> str:
     if not 0 < len(given) <= MAX_REQUEST_ID_CHARS or not all(0x21 <= c <= 0x7E for c in given):
         return ""
     return given.decode("ascii")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind ``host:port``; with port 0 the system picks one (``getsockname()[1]``).
-
-    Raises:
-        OSError: the address is taken, not this machine's, or not allowed.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """Signals belong to whoever runs the event loop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def serve_http(
-    app: Application, listener: socket.socket, limits: HttpLimits, stop: asyncio.Event
-) -> None:
-    """Serve until ``stop`` is set, then give running exchanges ``shutdown_timeout_s`` to end.
-
-    Takes ``listener`` over. Meant for a uvloop event loop, but runs on any.
-    """
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        loop="none",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level=logging.ERROR,  # what clients send wrong is answered, not logged
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        headers=[("server", "splitwise")],
-        limit_concurrency=limits.max_connections,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout_s)),
-    )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve([listener]))
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        server.should_exit = True
-        await serving
-        await _await_cancelled(server)
-
-
-async def _await_cancelled(server: uvicorn.Server) -> None:
-    """uvicorn cancels late exchanges and leaves; wait until they have cleaned up after them."""
-    if late := set(server.server_state.tasks):
-        _, stuck = await asyncio.wait(late, timeout=_STOP_CHECK_S)
-        if stuck:
-            log.error("%d HTTP exchanges did not end when they were cancelled", len(stuck))

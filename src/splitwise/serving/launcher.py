@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from splitwise.scheduling.pools import Pool
+from splitwise.serving.api_keys import API_KEY_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +123,13 @@ def worker_command(spec: WorkerSpec) -> list[str]:
 
 
 def worker_environment(spec: WorkerSpec, cluster_key: str) -> dict[str, str]:
-    """The key goes by the environment, where other users of the host do not see it."""
+    """The key goes by the environment, where other users of the host do not see it.
+
+    The keys of the HTTP API are none of a worker's business.
+    """
     threads = str(spec.threads)
-    return os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
+    return inherited | {
         "SPLITWISE_CLUSTER_KEY": cluster_key,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

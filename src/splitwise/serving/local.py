@@ -11,7 +11,7 @@ from typing import IO, Final
 
 READY_PREFIX: Final = "ready: "
 START_LIMIT_S: Final = 600.0
-STOP_LIMIT_S: Final = 30.0
+STOP_LIMIT_S: Final = 60.0  # more than the server takes to drain
 
 
 class ServerError(Exception):

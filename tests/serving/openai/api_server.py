@@ -1,16 +1,19 @@
 """A server under test and what stands behind it."""
 
+import ssl
 from dataclasses import dataclass
+from typing import Protocol
 
 from parrot import Parrot
 
 from splitwise.observe.metrics import Metrics
 from splitwise.serving.http import HttpLimits
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
 
 MODEL = "smol/parrot"
-LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, shutdown_timeout_s=2.0)
+LIMITS = HttpLimits(max_body_bytes=256 * 1024, body_timeout_s=1.0, drain_s=2.0)
 
 
 class Health:
@@ -36,3 +39,15 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+class Serve(Protocol):
+    """Starts a server for one test, which ends with it."""
+
+    def __call__(
+        self,
+        limits: HttpLimits = LIMITS,
+        gate: Gate | None = None,
+        parrot: Parrot | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> Running: ...

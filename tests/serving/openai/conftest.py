@@ -1,20 +1,24 @@
 """A real server on loopback over a parrot, and clients for it."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import openai
 import pytest
 import uvloop
-from api_server import LIMITS, MODEL, Health, Running
+from api_server import LIMITS, MODEL, Health, Running, Serve
 from parrot import Parrot
 
 from splitwise.engine.model_files import ModelFolder, read_stop_token_ids, resolve_model
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.http import listen, serve_http
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.openai.app import create_app
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
 
@@ -36,24 +40,56 @@ def facts(model_folder: ModelFolder) -> ModelFacts:
     return ModelFacts(MODEL, 2048, 49152, tuple(read_stop_token_ids(model_folder)))
 
 
-@pytest.fixture(scope="session")
-def running_server(codec: TextCodec, facts: ModelFacts) -> Iterator[Running]:
-    parrot, metrics, health = Parrot(), Metrics(MODEL), Health()
+@contextmanager
+def serving(
+    codec: TextCodec,
+    facts: ModelFacts,
+    limits: HttpLimits,
+    gate: Gate,
+    parrot: Parrot,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Running]:
+    metrics, health = Metrics(MODEL), Health()
     listener = listen("127.0.0.1", 0)
     running = Running(listener.getsockname()[1], parrot, metrics, health, facts, codec)
     loop = uvloop.new_event_loop()
     stop = asyncio.Event()
-    app = create_app(parrot, codec, facts, metrics, LIMITS, health)
+    app = create_app(parrot, codec, facts, metrics, limits, health, gate)
     thread = threading.Thread(
-        target=loop.run_until_complete, args=(serve_http(app, listener, LIMITS, stop),)
+        target=loop.run_until_complete, args=(serve_http(app, listener, limits, stop, tls),)
     )
     thread.start()
-    yield running
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
-    assert not thread.is_alive(), "the server did not stop"
-    assert asyncio.all_tasks(loop) == set()
-    loop.close()
+    try:
+        yield running
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+        assert asyncio.all_tasks(loop) == set()
+        loop.close()
+
+
+@pytest.fixture(scope="session")
+def running_server(codec: TextCodec, facts: ModelFacts) -> Iterator[Running]:
+    with serving(codec, facts, LIMITS, Gate(), Parrot()) as running:
+        yield running
+
+
+@pytest.fixture
+def serve(codec: TextCodec, facts: ModelFacts) -> Iterator[Serve]:
+    with ExitStack() as servers:
+
+        def start(
+            limits: HttpLimits = LIMITS,
+            gate: Gate | None = None,
+            parrot: Parrot | None = None,
+            tls: ssl.SSLContext | None = None,
+        ) -> Running:
+            return servers.enter_context(
+                serving(codec, facts, limits, gate or Gate(), parrot or Parrot(), tls)
+            )
+
+        yield start
 
 
 @pytest.fixture

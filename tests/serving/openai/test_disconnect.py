@@ -15,7 +15,8 @@ from api_server import MODEL, Running
 from parrot import Parrot
 
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.http import HttpLimits, listen, serve_http
+from splitwise.serving.http import HttpLimits
+from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.text import TextCodec
@@ -131,7 +132,7 @@ def test_a_client_that_does_not_read_is_not_buffered_for(
 @pytest.fixture
 def short_lived(codec: TextCodec, facts: ModelFacts) -> Iterator[tuple[Running, threading.Event]]:
     """A server that one test may stop by setting the event."""
-    limits = HttpLimits(shutdown_timeout_s=1.0, request_timeout_s=0.5)
+    limits = HttpLimits(drain_s=1.0, max_request_s=0.5)
     parrot, metrics = Parrot(), Metrics(MODEL)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -170,7 +171,7 @@ def test_stopping_ends_what_still_runs(codec: TextCodec, facts: ModelFacts) -> N
     parrot.hold(1)
 
     async def serve() -> str:
-        limits = HttpLimits(shutdown_timeout_s=1.0)
+        limits = HttpLimits(drain_s=1.0)
         listener, stop = listen("127.0.0.1", 0), asyncio.Event()
         port = listener.getsockname()[1]
         app = create_app(parrot, codec, facts, Metrics(MODEL), limits, lambda: None)

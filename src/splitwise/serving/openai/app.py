@@ -2,10 +2,11 @@
 
 The life of a request to ``/v1/chat/completions`` or ``/v1/completions``:
 
-1. ``App`` finds the route and reads the body within its limits.
+1. ``App`` lets it through the ``gate``, finds the route and reads the body within its limits.
 2. ``validation.decode`` parses it; ``chat`` or ``completions`` validates it and makes a ``Job``.
 3. ``generate.Runner`` submits it to the cluster and sends what comes back, while the client is
-   connected. A client that goes away, at any time, cancels it on the cluster.
+   connected. A client that goes away, at any time, or the request's ``deadline`` cancels it on
+   the cluster.
 4. Whatever goes wrong becomes an OpenAI-shaped error, or the last event of a stream.
 """
 
@@ -23,6 +24,7 @@ from splitwise.observe.metrics import CONTENT_TYPE, Metrics
 from splitwise.serving.generation import Generator
 from splitwise.serving.http import (
     Application,
+    BodyTimeout,
     BodyTooLarge,
     Disconnected,
     HttpLimits,
@@ -36,7 +38,9 @@ from splitwise.serving.http import (
 from splitwise.serving.openai import protocol
 from splitwise.serving.openai.chat import chat_prompt, prepare_chat
 from splitwise.serving.openai.completions import prepare_completion
+from splitwise.serving.openai.deadline import deadline_passed, time_limit_s
 from splitwise.serving.openai.errors import FORESEEN, ApiError, as_api_error
+from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.generate import Job, Runner
 from splitwise.serving.openai.jobs import Front, encode_prompt
 from splitwise.serving.openai.validation import ModelFacts, check_model, check_token_ids, decode
@@ -63,9 +67,13 @@ def create_app(
     metrics: Metrics,
     limits: HttpLimits,
     health: Callable[[], str | None],
+    gate: Gate | None = None,
 ) -> Application:
-    """The API over ``generator``; ``health`` gives the reason why it cannot serve, or None."""
-    return App(generator, codec, model, metrics, limits, health)
+    """The API over ``generator``; ``health`` gives the reason why it cannot serve, or None.
+
+    Without a ``gate`` it is open to everybody.
+    """
+    return App(generator, codec, model, metrics, limits, health, gate or Gate())
 
 
 class App:
@@ -79,6 +87,7 @@ class App:
         metrics: Metrics,
         limits: HttpLimits,
         health: Callable[[], str | None],
+        gate: Gate,
     ) -> None:
         self._runner = Runner(generator, codec, metrics)
         self._front = Front(codec, model, limits)
@@ -87,6 +96,7 @@ class App:
         self._metrics = metrics
         self._limits = limits
         self._health = health
+        self._gate = gate
         self._started_s = int(time.time())
         self._routes: dict[str, dict[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._chat},
@@ -105,8 +115,8 @@ class App:
         request = Request(scope, receive)
         reply = Reply(send, request.id)
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                await self._route(request)(request, reply)
+            self._gate.check(request)
+            await self._answer_in_time(request, reply)
         except Disconnected:
             log.debug("request %s: the client went away", request.id)
         except asyncio.CancelledError:
@@ -118,6 +128,17 @@ class App:
             log.exception("request %s failed unexpectedly", request.id)
             await self._fail(request, reply, error)
 
+    async def _answer_in_time(self, request: Request, reply: Reply) -> None:
+        """Whatever still runs for the request at its deadline is cancelled, on the cluster too."""
+        limit_s = time_limit_s(request.timeout, self._limits.max_request_s)
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._route(request)(request, reply)
+        except TimeoutError as error:
+            if deadline.expired():
+                raise deadline_passed(limit_s) from error
+            raise
+
     async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
         answer = as_api_error(error, self._limits)
         if answer.status >= 500:
@@ -125,10 +146,10 @@ class App:
         if reply.started:
             await reply.events(b"data: " + answer.to_json() + b"\n\n")
             await reply.end()
-        elif isinstance(error, BodyTooLarge | UpgradeAsked):
+        elif isinstance(error, BodyTooLarge | BodyTimeout | UpgradeAsked):
             await reply.last_body(answer.status, answer.to_json(), request)
         else:
-            await reply.body(answer.status, answer.to_json(), headers=answer.headers())
+            await reply.body(answer.status, answer.to_json(), headers=answer.headers)
 
     def _route(self, request: Request) -> Handler:
         methods = self._routes.get(request.path)
@@ -140,7 +161,9 @@ class App:
         if handler is None:
             allow = ", ".join(methods)
             raise ApiError(
-                405, f"{request.path} does not take {request.method}: use {allow}", allow=allow
+                405,
+                f"{request.path} does not take {request.method}: use {allow}",
+                headers=[(b"allow", allow.encode("ascii"))],
             )
         return handler
 
@@ -204,7 +227,7 @@ class App:
         return protocol.ModelCard(name, self._started_s, name, self._model.max_context_tokens)
 
     async def _show_health(self, request: Request, reply: Reply) -> None:
-        reason = self._health()
+        reason = "draining" if self._gate.draining else self._health()
         if reason is not None:
             raise ApiError(503, reason, None, "unavailable", "server_error")
         await reply.body(200, b'{"status":"ok"}')

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from splitwise.serving.generation import GenerationFailed, Overloaded, Unavailable
-from splitwise.serving.http import BodyTimeout, BodyTooLarge, HttpLimits, UpgradeAsked
+from splitwise.serving.http import BodyTimeout, BodyTooLarge, Headers, HttpLimits, UpgradeAsked
 
 
 class ErrorBody(msgspec.Struct):
@@ -31,23 +31,17 @@ class ApiError(Exception):
         code: str | None = None,
         kind: str = "invalid_request_error",
         retry_after_s: float | None = None,
-        allow: str | None = None,
+        headers: Headers | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.answer = ErrorAnswer(ErrorBody(message, kind, param, code))
-        self.retry_after_s = retry_after_s
-        self.allow = allow
+        self.headers: Headers = list(headers or ())
+        if retry_after_s is not None:
+            self.headers.append((b"retry-after", str(math.ceil(retry_after_s)).encode("ascii")))
 
     def to_json(self) -> bytes:
         return msgspec.json.encode(self.answer)
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        if self.retry_after_s is not None:
-            return [(b"retry-after", str(math.ceil(self.retry_after_s)).encode("ascii"))]
-        if self.allow is not None:
-            return [(b"allow", self.allow.encode("ascii"))]
-        return []
 
 
 def invalid(param: str, value: Any, remedy: str, code: str | None = None) -> ApiError:
@@ -66,7 +60,6 @@ FORESEEN: Final = (
     Overloaded,
     Unavailable,
     GenerationFailed,
-    TimeoutError,
 )
 
 
@@ -103,13 +96,6 @@ def as_api_error(error: Exception, limits: HttpLimits) -> ApiError:
             return ApiError(503, f"{error}: retry later", None, "unavailable", "server_error")
         case GenerationFailed():
             return ApiError(500, f"{error}: retry", None, "generation_failed", "server_error")
-        case TimeoutError():
-            return ApiError(
-                504,
-                f"the request took longer than {limits.request_timeout_s:g} s: ask for less",
-                code="timeout",
-                kind="server_error",
-            )
     return ApiError(
         500,
         "the server failed on this request: its log says more under the X-Request-Id",

@@ -1,0 +1,53 @@
+"""What ``splitwise serve`` was told about access: keys and TLS, and a warning without keys."""
+
+import ipaddress
+import logging
+import os
+import ssl
+from pathlib import Path
+
+from splitwise.cli.errors import fail
+from splitwise.serving.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
+from splitwise.serving.gateway import Access
+from splitwise.serving.tls import TlsError, tls_context
+
+log = logging.getLogger(__name__)
+
+
+def read_access(
+    host: str,
+    api_keys: Path | None,
+    open_metrics: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> Access:
+    """The access options; ends the program where they cannot be used."""
+    try:
+        keys = read_api_keys(api_keys, os.environ)
+        tls = _tls(tls_cert, tls_key)
+    except (ApiKeyError, TlsError) as error:
+        fail(error, code=2)
+    if not keys and not is_loopback(host):
+        log.warning(
+            "listening on %s without an API key: whoever reaches the port may use the server; "
+            "set --api-keys or %s, or let a proxy check who comes in",
+            host,
+            API_KEY_VARIABLE,
+        )
+    return Access(keys, open_metrics, tls)
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise TlsError("give --tls-cert and --tls-key together, or neither")
+    return tls_context(certificate, key)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # another name may lead anywhere

@@ -1,0 +1,63 @@
+"""What a request must pass before it is even routed: its key, and the server's taking requests."""
+
+import asyncio
+from typing import Final
+
+from splitwise.serving.api_keys import ApiKeys
+from splitwise.serving.http import Request
+from splitwise.serving.openai.errors import ApiError
+
+_ALWAYS_OPEN: Final = frozenset({"/health", "/version"})
+_METRICS: Final = "/metrics"
+_DRAINING_RETRY_S: Final = 5.0
+"""By then a proxy has taken this server out, or its successor is up."""
+
+
+class Gate:
+    """``stop`` is the server's: once it is set, what runs may end and nothing new begins."""
+
+    def __init__(
+        self,
+        keys: ApiKeys | None = None,
+        open_metrics: bool = False,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        self._keys = keys or ApiKeys()
+        self._open = _ALWAYS_OPEN | ({_METRICS} if open_metrics else set())
+        self._stop = stop or asyncio.Event()
+
+    @property
+    def draining(self) -> bool:
+        return self._stop.is_set()
+
+    def check(self, request: Request) -> None:
+        """Let the request in.
+
+        Raises:
+            ApiError: 401 without a valid key, 503 while draining.
+        """
+        if self._keys and request.path not in self._open:
+            self._check_key(request.authorization)
+        if self.draining and request.path not in _ALWAYS_OPEN | {_METRICS}:
+            raise ApiError(
+                503,
+                "the server is draining: it ends once its running requests have",
+                None,
+                "draining",
+                "server_error",
+                retry_after_s=_DRAINING_RETRY_S,
+                headers=[(b"connection", b"close")],
+            )
+
+    def _check_key(self, authorization: bytes) -> None:
+        if self._keys.accept(authorization):
+            return
+        message = "the API key is not one of this server's: check it"
+        if not authorization:
+            message = "an API key is needed: send it as the header Authorization: Bearer KEY"
+        raise ApiError(
+            401,
+            message,
+            code="invalid_api_key",
+            headers=[(b"www-authenticate", b'Bearer realm="splitwise"')],
+        )
