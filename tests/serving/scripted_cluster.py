@@ -20,6 +20,8 @@ class Counters:
 
     def __init__(self) -> None:
         self.preemptions = 0
+        self.pools = dict[str, str | None]()
+        self.role_changes = list[tuple[str, str]]()
 
     def machine_gone(self, name: str) -> None: ...
 
@@ -30,6 +32,13 @@ class Counters:
     def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None: ...
 
     def transfer_failed(self) -> None: ...
+
+    def pool(self, name: str, pool: str | None) -> None:
+        self.pools[name] = pool
+
+    def role_changed(self, name: str, pool: str) -> None:
+        self.role_changes.append((name, pool))
+        self.pools[name] = pool
 
     def preempted(self) -> None:
         self.preemptions += 1

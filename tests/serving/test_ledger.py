@@ -79,6 +79,7 @@ async def test_a_long_prompt_queue_pulls_a_token_machine_which_goes_home_when_id
     assert f.pools() == [Pool.PROMPT, Pool.TOKEN, Pool.TOKEN]
     first_one.cancel()
     f.assert_idle()
+    assert f.metrics.role_changes == [("m2", "mixed"), ("m2", "token")]
 
 
 async def test_a_full_token_machine_pulls_a_prompt_machine() -> None:
@@ -179,6 +180,8 @@ class World:
         assert [loads(self.f, i) for i in range(5)] == self.expected_loads()
         for i in range(5):
             assert bool(c.up[i]) == (i not in self.lost)
+            shown = None if i in self.lost else Pool(c.pool[i]).name.lower()
+            assert self.f.metrics.pools[f"m{i}"] == shown
             assert c.pool[i] == c.home[i] or (c.pool[i] == Pool.MIXED and not is_idle(c, i))
         for pool in Pool:
             there = [i for i in range(5) if c.up[i] and c.pool[i] == pool]

@@ -9,3 +9,8 @@ class Pool(IntEnum):
     PROMPT = 0
     TOKEN = 1
     MIXED = 2
+
+    @property
+    def label(self) -> str:
+        """Its name, as people and metrics read it."""
+        return self.name.lower()

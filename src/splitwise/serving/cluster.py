@@ -56,6 +56,7 @@ from splitwise.serving.messages import (
     Transferred,
     Welcome,
 )
+from splitwise.serving.pools import PoolMetrics, Pools
 from splitwise.serving.rate import RateMeter
 from splitwise.serving.request import LiveRequest, RequestState
 from splitwise.serving.roster import MachineLink, Roster
@@ -77,7 +78,7 @@ class ClusterLimits(msgspec.Struct, frozen=True):
     """Whether machines of the other pool are pulled into the mixed pool where one is short."""
 
 
-class ClusterMetrics(Protocol):
+class ClusterMetrics(PoolMetrics, Protocol):
     """What the cluster scheduler reports."""
 
     def machine(self, name: str, usage: float, running: int, waiting: int) -> None: ...
@@ -95,7 +96,8 @@ class Cluster:
         self._limits = limits
         self._metrics = metrics
         self.roster = Roster()
-        self._ledger = Ledger(self.roster)
+        self.pools = Pools(self.roster, metrics)
+        self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()
         self._waiting: deque[LiveRequest] = deque()
         self._live: dict[int, LiveRequest] = {}
@@ -143,6 +145,8 @@ class Cluster:
             if prompt == NOBODY:
                 return
             self._waiting.popleft()
+            for machine in {prompt, token}:
+                self.pools.look(machine)
             self._ledger.charge(live, prompt, token)
             self._start(live)
 
@@ -227,12 +231,14 @@ class Cluster:
         """
         index = self.roster.add(link)
         link.send(Welcome())  # Before anything is asked of it.
+        self.pools.joined(index)
         self._dispatch()
         return index
 
     def lose(self, index: int) -> None:
         """A machine is gone: what it was needed for is taken up again elsewhere."""
         name = self.roster.remove(index)
+        self.pools.left(index)
         if index in self._reporting:
             self._reporting.remove(index)
             self._metrics.machine_gone(name)
@@ -312,7 +318,7 @@ class Cluster:
     def _on_status(self, index: int, status: MachineStatus) -> None:
         self._reporting.add(index)
         self._metrics.machine(
-            self.roster.link(index).register.machine_id,
+            self.roster.names[index],
             status.used_blocks / status.total_blocks,
             status.running_requests,
             status.waiting_requests,

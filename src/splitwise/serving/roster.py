@@ -28,12 +28,13 @@ class MachineLink(Protocol):
 
 
 class Roster:
-    """``links`` and the arrays of ``cluster`` have one entry a machine; a lost one's link is
-    None. A new machine makes a new ``cluster``, so nobody keeps one."""
+    """``links``, ``names`` and the arrays of ``cluster`` have one entry a machine; a lost one's
+    link is None. A new machine makes a new ``cluster``, so nobody keeps one."""
 
     def __init__(self) -> None:
         self.cluster: Cluster = new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
         self.links: list[MachineLink | None] = []
+        self.names: list[str] = []
         self._indices: dict[str, int] = {}
         self._block_tokens = 1
         self._joined = asyncio.Event()
@@ -55,6 +56,7 @@ class Roster:
             self._indices[register.machine_id] = index
             self.cluster = with_machine(self.cluster, register.pool, capacity)
             self.links.append(link)
+            self.names.append(register.machine_id)
         elif self.links[index] is not None:
             raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
         else:
@@ -66,10 +68,9 @@ class Roster:
 
     def remove(self, index: int) -> str:
         """A machine is lost; returns its id."""
-        name = self.link(index).register.machine_id
         self.links[index] = None
         take_out(self.cluster, index)
-        return name
+        return self.names[index]
 
     def link(self, index: int) -> MachineLink:
         """The way to a machine that is connected."""
