@@ -1,6 +1,7 @@
 """The three pools."""
 
 from enum import IntEnum
+from typing import Final
 
 
 class Pool(IntEnum):
@@ -14,3 +15,10 @@ class Pool(IntEnum):
     def label(self) -> str:
         """Its name, as people and metrics read it."""
         return self.name.lower()
+
+
+POOL_NAMES: Final = {pool.label: pool for pool in Pool} | {
+    "prefill": Pool.PROMPT,
+    "decode": Pool.TOKEN,
+}
+"""What people may call the pools."""

@@ -96,7 +96,7 @@ class Cluster:
         self._limits = limits
         self._metrics = metrics
         self.roster = Roster()
-        self.pools = Pools(self.roster, metrics)
+        self.pools = Pools(self.roster, metrics, on_change=self._dispatch)
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()
         self._waiting: deque[LiveRequest] = deque()
@@ -127,7 +127,10 @@ class Cluster:
 
     def unavailable_reason(self) -> str | None:
         """Why no request can be served now, or None."""
-        return None if can_serve(self.roster.cluster) else "no machine is connected"
+        if can_serve(self.roster.cluster):
+            return None
+        is_draining = bool(self.roster.cluster.up.any())
+        return "every machine is draining" if is_draining else "no machine is connected"
 
     def fail_overdue(self, now_s: float) -> None:
         """Give up the requests that no machine had room for within ``max_wait_s``."""

@@ -114,7 +114,7 @@ def worker_command(spec: WorkerSpec) -> list[str]:
         "splitwise.cli.main",
         "worker",
         f"--machine-id={spec.machine_id}",
-        f"--role={spec.pool.name.lower()}",
+        f"--role={spec.pool.label}",
         f"--threads={spec.threads}",
         f"--cores={','.join(map(str, spec.cores))}",
         *spec.arguments,

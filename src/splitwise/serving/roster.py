@@ -13,9 +13,11 @@ from splitwise.scheduling.placement import (
     Cluster,
     bring_back,
     new_cluster,
+    set_home,
     take_out,
     with_machine,
 )
+from splitwise.scheduling.pools import Pool
 from splitwise.serving.messages import Register
 
 
@@ -36,6 +38,8 @@ class Roster:
         self.links: list[MachineLink | None] = []
         self.names: list[str] = []
         self._indices: dict[str, int] = {}
+        self._homes: dict[int, Pool] = {}
+        """Where operators put machines."""
         self._block_tokens = 1
         self._joined = asyncio.Event()
 
@@ -61,7 +65,8 @@ class Roster:
             raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
         else:
             self.links[index] = link
-            bring_back(self.cluster, index, register.pool, capacity)
+            home = self._homes.get(index, register.pool)
+            bring_back(self.cluster, index, home, capacity)
         self._block_tokens = register.layout.block_tokens
         self._joined.set()
         return index
@@ -71,6 +76,15 @@ class Roster:
         self.links[index] = None
         take_out(self.cluster, index)
         return self.names[index]
+
+    def index(self, name: str) -> int | None:
+        """The machine of that id, connected or lost; None if there never was one."""
+        return self._indices.get(name)
+
+    def set_home(self, index: int, pool: Pool) -> None:
+        """Give a machine another home, which it keeps when it is lost and comes back."""
+        self._homes[index] = pool
+        set_home(self.cluster, index, pool)
 
     def link(self, index: int) -> MachineLink:
         """The way to a machine that is connected."""

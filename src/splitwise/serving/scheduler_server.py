@@ -131,7 +131,7 @@ class SchedulerServer:
         log.info(
             "machine %s joined the %s pool: cache of %d tokens",
             name,
-            link.register.pool.name.lower(),
+            self._cluster.pools.home(name).label,
             link.register.layout.blocks * link.register.layout.block_tokens,
         )
         reason = "connection closed"
@@ -150,6 +150,8 @@ class SchedulerServer:
             reason = str(error)
         finally:
             self._links.discard(link)
-            if not self._closing:
+            if self._cluster.pools.is_draining(name):
+                log.info("machine %s has left: %s", name, reason)
+            elif not self._closing:
                 log.warning("machine %s lost: %s", name, reason)
             self._cluster.lose(index)
