@@ -1,5 +1,6 @@
 """``splitwise serve``: an OpenAI-compatible server over prompt and token machines."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -74,6 +75,7 @@ def serve(
 
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
+    from splitwise.serving.admin import ADMIN_KEY_VARIABLE
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
     from splitwise.serving.launcher import LaunchError
@@ -104,6 +106,7 @@ def serve(
                 change_roles=change_roles,
                 prompt_queue_threshold_tokens=queue_threshold,
             ),
+            admin_key=os.environ.get(ADMIN_KEY_VARIABLE, ""),
         )
         gateway = Gateway(options, folder)
         # A spinner on a terminal, nothing elsewhere.

@@ -8,18 +8,10 @@ import typer
 
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pools import POOL_NAMES
 
 if TYPE_CHECKING:
     import torch
-
-ROLES = {
-    "prompt": Pool.PROMPT,
-    "prefill": Pool.PROMPT,
-    "token": Pool.TOKEN,
-    "decode": Pool.TOKEN,
-    "mixed": Pool.MIXED,
-}
 
 
 def worker(
@@ -45,7 +37,7 @@ def worker(
 ) -> None:
     """Run one machine of a cluster; the cluster key is taken from SPLITWISE_CLUSTER_KEY."""
     set_up_logging(machine_id)
-    if role not in ROLES:
+    if role not in POOL_NAMES:
         fail(f"--role {role!r}: choose prompt (prefill), token (decode) or mixed", code=2)
     host, _, port = join.rpartition(":")
     if not host or not port.isdigit():
@@ -71,7 +63,7 @@ def worker(
             engine,
             WorkerOptions(
                 machine_id=machine_id or f"{role}-{os.getpid()}",
-                pool=ROLES[role],
+                pool=POOL_NAMES[role],
                 join_host=host,
                 join_port=int(port),
                 cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),

@@ -2,7 +2,8 @@
 
 1. Listen for workers, start them, and wait until all have registered.
 2. Serve HTTP.
-3. A worker that ends is started again; its requests have gone on elsewhere meanwhile.
+3. A worker that ends is started again, unless an operator drained it; its requests have gone on
+   elsewhere meanwhile.
 4. SIGINT or SIGTERM: stop taking requests, give those that run a moment to end, end the workers,
    free everything.
 """
@@ -21,6 +22,7 @@ import msgspec
 from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
+from splitwise.serving.admin import Admin
 from splitwise.serving.cluster import Cluster, ClusterLimits
 from splitwise.serving.http import HttpLimits, listen, serve_http
 from splitwise.serving.launcher import (
@@ -55,6 +57,8 @@ class ServeOptions(msgspec.Struct, frozen=True):
     worker_arguments: list[str] = []
     cluster: ClusterLimits = ClusterLimits()
     http: HttpLimits = HttpLimits()
+    admin_key: str = ""
+    """What operators prove; empty: there is no admin endpoint."""
 
     def worker_specs(self, join: str) -> list[WorkerSpec]:
         """The workers to start; ``join`` is the address they dial."""
@@ -145,15 +149,21 @@ class Gateway:
         try:
             host, port = listener.getsockname()[:2]
             announce(f"http://{host}:{port}")
-            await serve_http(app, listener, limits, stop)
+            admin = Admin(app, self.cluster.pools, self._options.admin_key, limits)
+            await serve_http(admin, listener, limits, stop)
         finally:
             await _end_tasks([supervision])
             text.close()
 
     async def _supervise(self) -> None:
-        """Start workers that ended again, a bounded number of times."""
-        for _ in range(MAX_RESTARTS):
+        """Start workers that ended again, a bounded number of times, unless they were drained."""
+        restarts = 0
+        while restarts < MAX_RESTARTS:
             machine_id, how = await self._launcher.wait_for_exit()
+            if self.cluster.pools.is_draining(machine_id):
+                log.info("worker %s was drained and has ended (%s)", machine_id, how)
+                continue
+            restarts += 1
             log.error("worker %s ended (%s); it is started again", machine_id, how)
             await asyncio.sleep(RESTART_DELAY_S)
             await self._launcher.start([self._specs[machine_id]])
