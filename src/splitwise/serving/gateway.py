@@ -1,11 +1,12 @@
 """The gateway process: HTTP in front, the cluster scheduler behind it, workers started and watched.
 
-1. Listen for workers, start them, and wait until all have registered.
+1. Listen for workers, start them, and wait until all have registered, those too that others start
+   on other hosts.
 2. Serve HTTP.
 3. A worker that ends is started again, unless an operator drained it; its requests have gone on
    elsewhere meanwhile.
-4. SIGINT or SIGTERM: stop taking requests, give those that run a moment to end, end the workers,
-   free everything.
+4. SIGINT or SIGTERM: stop taking requests, give those that run a moment to end, end the workers
+   started here (others' may wait for the next gateway), free everything.
 """
 
 import asyncio
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 START_LIMIT_S: Final = 600.0
 RESTART_DELAY_S: Final = 2.0
 MAX_RESTARTS: Final = 20
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+WILDCARDS: Final = ("", "0.0.0.0", "::")
 
 
 class ServeOptions(msgspec.Struct, frozen=True):
@@ -52,6 +55,13 @@ class ServeOptions(msgspec.Struct, frozen=True):
     prompt: int = 1
     token: int = 1
     mixed: int = 0
+    external_workers: int = 0
+    """Workers that others start and that are waited for."""
+    scheduler_host: str = "127.0.0.1"
+    """Where workers dial in."""
+    scheduler_port: int = 0
+    cluster_key: str = ""
+    """What workers prove; empty: made up, for workers of this host alone."""
     threads: int = 1
     served_model_name: str | None = None
     worker_arguments: list[str] = []
@@ -83,7 +93,7 @@ class Gateway:
         self._options = options
         self._folder = folder
         self._info = read_model_info(folder)
-        key = secrets.token_hex(16)
+        key = _cluster_key(options)
         self.model_name = options.served_model_name or folder.name
         self._metrics = Metrics(self.model_name)
         self.cluster = Cluster(options.cluster, self._metrics)
@@ -95,16 +105,19 @@ class Gateway:
         """Serve until SIGINT or SIGTERM; ``announce`` gets the base URL once all is ready.
 
         Raises:
-            LaunchError: a worker could not be started.
+            LaunchError: a worker could not be started, or did not come.
             OSError: the HTTP address cannot be bound.
         """
         stop = _stop_on_signals()
         async with AsyncExitStack() as closing:
             listener = listen(self._options.host, self._options.port)
             closing.callback(listener.close)
-            join_host, join_port = await self._server.start("127.0.0.1", 0)
+            join_host, join_port = await self._server.start(
+                self._options.scheduler_host, self._options.scheduler_port
+            )
+            log.info("workers join at %s:%d", join_host, join_port)
             closing.push_async_callback(self._launcher.stop)
-            closing.push_async_callback(self._server.close)
+            closing.push_async_callback(lambda: self._server.close(self._specs))
             specs = self._options.worker_specs(f"{join_host}:{join_port}")
             self._specs = {spec.machine_id: spec for spec in specs}
             if not await self._start_workers(specs, stop):
@@ -114,7 +127,10 @@ class Gateway:
     async def _start_workers(self, specs: list[WorkerSpec], stop: asyncio.Event) -> bool:
         """Start all workers and wait until they have joined; False if told to stop meanwhile."""
         await self._launcher.start(specs)
-        joined = asyncio.create_task(self.cluster.roster.wait_for(len(specs)))
+        external = self._options.external_workers
+        if external:
+            log.info("waiting for %d workers that others start", external)
+        joined = asyncio.create_task(self.cluster.roster.wait_for(len(specs) + external))
         exited = asyncio.create_task(self._launcher.wait_for_exit())
         stopped = asyncio.create_task(stop.wait())
         waits: list[asyncio.Task[Any]] = [joined, exited, stopped]
@@ -168,6 +184,27 @@ class Gateway:
             await asyncio.sleep(RESTART_DELAY_S)
             await self._launcher.start([self._specs[machine_id]])
         log.error("workers ended %d times; no more are started", MAX_RESTARTS)
+
+
+def _cluster_key(options: ServeOptions) -> str:
+    """
+    Raises:
+        LaunchError: workers of elsewhere are asked for, and no key they could prove; or they would
+            not know where to dial.
+    """
+    host = options.scheduler_host
+    if host in WILDCARDS:
+        raise LaunchError(f"--scheduler-host {host!r}: name the address that workers dial")
+    if options.cluster_key:
+        return options.cluster_key
+    if host not in LOOPBACK or options.external_workers:
+        asked = f"--external-workers {options.external_workers}"
+        raise LaunchError(
+            f"{asked if host in LOOPBACK else f'--scheduler-host {host}'}: only workers of this "
+            "host's own are served without a cluster key; set SPLITWISE_CLUSTER_KEY, here and for "
+            "every worker"
+        )
+    return secrets.token_hex(16)
 
 
 def _stop_on_signals() -> asyncio.Event:

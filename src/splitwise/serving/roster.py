@@ -4,6 +4,7 @@ A machine keeps its index for good, so that one that is lost and joins again fin
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -113,7 +114,8 @@ class Roster:
 
 
 def _check_same_model(ours: Register, theirs: Register) -> None:
-    if theirs.model != ours.model:
+    # By what name a host knows the model is its own affair.
+    if replace(theirs.model, name=ours.model.name) != ours.model:
         raise ValueError(
             f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
             "start every worker of a cluster with the same model and dtype"
