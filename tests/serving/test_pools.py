@@ -253,7 +253,7 @@ def test_a_drained_worker_of_a_real_server_ends_and_is_not_started_again(
         assert http.get("/admin/pools").status_code == 401
         assert pools(url, "drain", "mixed-0").stdout == "mixed-0 drains\n"
         log = ""
-        while "worker mixed-0 was drained and has ended" not in log:
+        while "worker mixed-0 was drained and has ended (exit code 0" not in log:
             log += capfd.readouterr().err
             assert http.get("/health").status_code == 200
         assert state() == {"mixed-0": False, "mixed-1": True}

@@ -30,7 +30,10 @@ def worker(
     ] = "",
     machine_id: Annotated[
         str,
-        typer.Option(help="Name, unique in the cluster, by which it is known when it comes back."),
+        typer.Option(
+            help="Name, unique in the cluster, by which it is known when it comes back; "
+            "ROLE-HOSTNAME by default."
+        ),
     ] = "",
     rank: Annotated[int, typer.Option(help="Number of this worker; picks its GPU.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -80,7 +83,7 @@ def worker(
         run_worker(
             engine,
             WorkerOptions(
-                machine_id=machine_id or f"{role}-{socket.gethostname()}-{os.getpid()}",
+                machine_id=machine_id or f"{role}-{socket.gethostname()}",
                 pool=POOL_NAMES[role],
                 join_host=join_host,
                 join_port=int(join_port),

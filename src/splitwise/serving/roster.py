@@ -63,7 +63,10 @@ class Roster:
             self.links.append(link)
             self.names.append(register.machine_id)
         elif self.links[index] is not None:
-            raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
+            raise ValueError(
+                f"machine_id {register.machine_id!r} is in the cluster already; "
+                "give each worker a --machine-id of its own"
+            )
         else:
             self.links[index] = link
             home = self._homes.get(index, register.pool)
