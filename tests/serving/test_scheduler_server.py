@@ -48,7 +48,7 @@ class Dialler:
 
 @pytest.fixture
 async def dialler() -> AsyncIterator[Dialler]:
-    cluster = Cluster(ClusterLimits(), Counters())
+    cluster = Cluster(ClusterLimits(), Counters(), MODEL.name)
     dialler = Dialler(SchedulerServer(cluster, KEY), cluster)
     dialler.address = await dialler.server.start("127.0.0.1", 0)
     yield dialler
@@ -67,7 +67,8 @@ async def test_the_key_opens(dialler: Dialler) -> None:
     [
         ({"key": "another"}, "SPLITWISE_CLUSTER_KEY"),
         ({"version": 1}, "version 1"),
-        ({"model": replace(MODEL, layers=7)}, "model"),
+        ({"model": replace(MODEL, layers=7)}, "same model"),
+        ({"model": replace(MODEL, name="other")}, "--model-name"),
     ],
 )
 async def test_what_does_not_fit_is_refused(
@@ -79,11 +80,6 @@ async def test_what_does_not_fit_is_refused(
     answer = await dialler.join("b", **changes)  # type: ignore[arg-type]
     assert isinstance(answer, Refused) and words in answer.reason
     assert dialler.cluster.roster.names == ["a"]
-
-
-async def test_a_host_may_know_the_model_by_another_name(dialler: Dialler) -> None:
-    await dialler.join("a")
-    assert isinstance(await dialler.join("b", model=replace(MODEL, name="other")), Welcome)
 
 
 async def test_at_the_end_our_own_workers_are_told_and_others_hung_up_on(dialler: Dialler) -> None:

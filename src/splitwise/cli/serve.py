@@ -106,6 +106,7 @@ def serve(
             served_model_name=served_model_name,
             worker_arguments=[
                 f"--model={folder.path}",
+                f"--model-name={folder.name}",
                 f"--device={device}",
                 f"--dtype={dtype}",
                 f"--load-format={load_format}",

@@ -20,6 +20,12 @@ def worker(
         str | None,
         typer.Option(help="Hugging Face folder or name, or GGUF file; as the gateway's."),
     ] = None,
+    model_name: Annotated[
+        str,
+        typer.Option(
+            help="The gateway's name for the model, where it is not the one given by --model."
+        ),
+    ] = "",
     role: Annotated[str, typer.Option(help="prompt (prefill), token (decode) or mixed.")] = "mixed",
     host: Annotated[
         str,
@@ -65,15 +71,16 @@ def worker(
     host = host or _own_address(join_host, int(join_port))
 
     from splitwise.engine.errors import ModelError
-    from splitwise.engine.model_files import resolve_model
+    from splitwise.engine.model_files import ModelFolder, resolve_model
     from splitwise.engine.torch.engine import TorchEngine
     from splitwise.serving.machine import MachineLimits
     from splitwise.serving.worker import WorkerError, WorkerOptions, run_worker
 
     try:
+        folder = resolve_model(model)
         # ValueError says which argument the engine or the transfer cannot work with.
         engine = TorchEngine(
-            resolve_model(model),
+            ModelFolder(folder.path, model_name or folder.name),
             cache_memory_bytes=int(kv_cache_gib * 2**30),
             device=device_of(device, rank),
             dtype=dtype_of(dtype),

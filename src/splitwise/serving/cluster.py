@@ -92,10 +92,12 @@ class ClusterMetrics(PoolMetrics, Protocol):
 class Cluster:
     """All machines and all requests; fulfils ``generation.Generator``."""
 
-    def __init__(self, limits: ClusterLimits, metrics: ClusterMetrics) -> None:
+    def __init__(
+        self, limits: ClusterLimits, metrics: ClusterMetrics, model_name: str | None = None
+    ) -> None:
         self._limits = limits
         self._metrics = metrics
-        self.roster = Roster()
+        self.roster = Roster(model_name)
         self.pools = Pools(self.roster, metrics, on_change=self._dispatch)
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()

@@ -96,7 +96,7 @@ class Gateway:
         key = _cluster_key(options)
         self.model_name = options.served_model_name or folder.name
         self._metrics = Metrics(self.model_name)
-        self.cluster = Cluster(options.cluster, self._metrics)
+        self.cluster = Cluster(options.cluster, self._metrics, folder.name)
         self._server = SchedulerServer(self.cluster, key)
         self._launcher: Launcher = LocalLauncher(key)
         self._specs: dict[str, WorkerSpec] = {}

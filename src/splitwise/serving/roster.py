@@ -4,7 +4,6 @@ A machine keeps its index for good, so that one that is lost and joins again fin
 """
 
 import asyncio
-from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -34,7 +33,9 @@ class Roster:
     """``links``, ``names`` and the arrays of ``cluster`` have one entry a machine; a lost one's
     link is None. A new machine makes a new ``cluster``, so nobody keeps one."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_name: str | None = None) -> None:
+        """``model_name`` is the model that every machine must have; None takes the first's."""
+        self._model_name = model_name
         self.cluster: Cluster = new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
         self.links: list[MachineLink | None] = []
         self.names: list[str] = []
@@ -51,6 +52,11 @@ class Roster:
             ValueError: its model or cache does not fit those of the others, or its id is taken.
         """
         register = link.register
+        if self._model_name not in (None, register.model.name):
+            raise ValueError(
+                f"model {register.model.name!r} is not the cluster's {self._model_name!r}; start "
+                "the worker with the same --model, or say by --model-name that it is"
+            )
         for other in self.links:
             if other is not None:
                 _check_same_model(other.register, register)
@@ -117,8 +123,7 @@ class Roster:
 
 
 def _check_same_model(ours: Register, theirs: Register) -> None:
-    # By what name a host knows the model is its own affair.
-    if replace(theirs.model, name=ours.model.name) != ours.model:
+    if theirs.model != ours.model:
         raise ValueError(
             f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
             "start every worker of a cluster with the same model and dtype"
