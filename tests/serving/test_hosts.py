@@ -98,9 +98,9 @@ class Process:
     def log(self) -> str:
         return "".join(self._lines)
 
-    def wait_for(self, words: str) -> None:
+    def wait_for(self, words: str, times: int = 1) -> None:
         with self._news:
-            assert self._news.wait_for(lambda: words in self.log, timeout=90), self.log
+            assert self._news.wait_for(lambda: self.log.count(words) >= times, 90), self.log
 
     def end(self) -> int:
         """As by Ctrl-C; returns how it ended."""
@@ -168,6 +168,35 @@ def test_three_hosts_answer_as_one_machine_does(namespaces: dict[str, str]) -> N
         assert gateway.end() == 0
         assert (prompt.wait(), token.wait()) == (1, 1)
         assert "the cluster scheduler is gone" in token.log
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_cut_off_ends_and_comes_back(namespaces: dict[str, str]) -> None:
+    arguments = (
+        *("worker", f"--join={ADDRESS['gateway']}:{JOIN_PORT}"),
+        *("--kv-cache-gib=0.5", "--machine-id=m"),
+    )
+    with ExitStack() as ends:
+        gateway = Process(
+            namespaces["gateway"],
+            *("serve", "--external-workers=1", f"--port={HTTP_PORT}"),
+            *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
+        )
+        ends.callback(gateway.end)
+        gateway.wait_for("waiting for 1 workers")
+        worker = Process(namespaces["prompt"], *arguments)
+        ends.callback(worker.end)
+        gateway.wait_for("ready: ")
+        expected = chat_in(namespaces["gateway"])
+        ip("-n", namespaces["gateway"], "link", "set", "to-prompt", "down")
+        assert worker.wait() == 1
+        gateway.wait_for("machine m lost: silent")
+        ip("-n", namespaces["gateway"], "link", "set", "to-prompt", "up")
+        again = Process(namespaces["prompt"], *arguments)
+        ends.callback(again.end)
+        again.wait_for("caches are taken in")
+        gateway.wait_for("machine m joined the mixed pool", times=2)
+        assert chat_in(namespaces["gateway"]) == expected
 
 
 @pytest.mark.parametrize(

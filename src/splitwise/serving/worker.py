@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from contextlib import ExitStack
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S: Final = 15.0
 STATUS_PERIOD_S: Final = 1.0
+CUT_OFF_S: Final = 10.0
+"""How long the cluster scheduler's host may acknowledge nothing."""
 STOP_LIMIT_S: Final = 30.0
 THREAD_SWITCH_S: Final = 0.0005
 """The engine's thread yields the interpreter this often (Python's default is ten times longer), so
@@ -149,6 +152,9 @@ class Worker:
                 f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
                 "start the gateway first and name its worker port"
             ) from error
+        # A status goes out every second: where none is acknowledged, the way or the host is gone.
+        control = writer.get_extra_info("socket")
+        control.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
         return Wire(reader, writer, ToWorker)
 
     async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
