@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -75,6 +76,7 @@ async def test_a_drained_machine_ends_its_work_and_is_told_to_leave(
 ) -> None:
     live = scripted.cluster.submit(request(prompt=10, max_tokens=2))
     assert live.token_machine == 1
+    assert scripted.cluster.submit(request(prompt=100)).token_machine == 2
     async with client(scripted) as http:
         answer = await http.post("/admin/pools/m1", json={"drain": True})
         assert answer.json()["draining"]
@@ -252,8 +254,9 @@ def test_a_drained_worker_of_a_real_server_ends_and_is_not_started_again(
         assert state() == {"mixed-0": True, "mixed-1": True}
         assert http.get("/admin/pools").status_code == 401
         assert pools(url, "drain", "mixed-0").stdout == "mixed-0 drains\n"
-        log = ""
+        log, deadline = "", time.monotonic() + 60
         while "worker mixed-0 was drained and has ended (exit code 0" not in log:
+            assert time.monotonic() < deadline, log
             log += capfd.readouterr().err
             assert http.get("/health").status_code == 200
         assert state() == {"mixed-0": False, "mixed-1": True}

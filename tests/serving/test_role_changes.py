@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import pytest
@@ -28,12 +29,15 @@ class RigLink:
         self.register = Register(machine_id, pool, b"", engine.model, engine.layout, rig.address)
         self._rig = rig
         self.is_told_to_end = False
+        self.is_draining: Callable[[], bool] = lambda: False
 
     def send(self, message: msgspec.Struct) -> None:
         if isinstance(message, Shutdown):
             states = {task.state for task in self._rig.machine._tasks.values()}
             assert states <= {TaskState.SENDING, TaskState.RELEASING}, "it was not done"
             self.is_told_to_end = True
+        if isinstance(message, RunPrompt | Expect):
+            assert not self.is_draining(), "it got something new"
         if isinstance(message, RunPrompt | Expect | Cancel):
             self._rig.inbox.put(msgspec.convert(msgspec.to_builtins(message), type(message)))
 
@@ -50,6 +54,7 @@ class RigCluster:
             for i, (letter, rig) in enumerate(zip(pools, self.rigs, strict=True))
         ]
         for link in self.links:
+            link.is_draining = partial(self.cluster.pools.is_draining, link.register.machine_id)
             self.cluster.join(link)
 
     def submit(self, prompt: int, output: int) -> LiveRequest:
