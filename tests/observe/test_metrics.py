@@ -80,6 +80,26 @@ def test_machines_come_and_go() -> None:
     metrics.machine_gone("never-was")
 
 
+def test_pools() -> None:
+    metrics = Metrics("m")
+    assert value(metrics, "machines", pool="mixed") == 0
+    assert value(metrics, "role_changes_total", pool="mixed") == 0
+    metrics.pool("a", "prompt")
+    metrics.pool("b", "token")
+    metrics.role_changed("b", "mixed")
+    assert value(metrics, "machines", pool="prompt") == 1
+    assert value(metrics, "machines", pool="token") == 0
+    assert value(metrics, "machines", pool="mixed") == 1
+    assert value(metrics, "role_changes_total", pool="mixed") == 1
+    assert value(metrics, "machine_pool", machine="b", pool="mixed") == 1
+    assert value(metrics, "machine_pool", machine="b", pool="token") is None
+    metrics.pool("b", None)
+    metrics.pool("never-was", None)
+    assert value(metrics, "machines", pool="mixed") == 0
+    assert value(metrics, "machine_pool", machine="b", pool="mixed") is None
+    assert value(metrics, "role_changes_total", pool="mixed") == 1
+
+
 def test_two_clusters_in_a_process_do_not_meet() -> None:
     one, two = Metrics("m"), Metrics("m")
     one.admitted(5)

@@ -15,6 +15,8 @@ from splitwise.scheduling.placement import (
     place,
     place_if_room,
     rank,
+    set_draining,
+    set_home,
     take_out,
     with_machine,
 )
@@ -210,6 +212,50 @@ def test_a_placement_with_room_is_what_place_says_or_nothing_at_all(
     changed = [i for i in range(len(before)) if c.pool[i] != before[i]]
     assert may_pull or not changed
     assert all(i in placed and c.pool[i] == Pool.MIXED for i in changed)
+
+
+def test_a_draining_machine_gets_nothing_new_until_it_drains_no_more() -> None:
+    c = new_cluster(np.array([0, 1, 1], np.int8), np.array([1000, 1000, 5000]))
+    set_draining(c, 2, True)
+    assert place(c, 10, 20, 8192, True) == (0, 1)
+    assert place(c, 2000, 2010, 8192, True) == (NOBODY, NOBODY)  # it would be the roomiest
+    load(c, 1, kv=50)
+    load(c, 2, kv=10)  # what it has may change; it stays out
+    assert place(c, 10, 20, 8192, True) == (0, 1)
+    grown = with_machine(c, Pool.PROMPT, 1000)
+    assert grown.draining.tolist() == [False, False, True, False]
+    set_draining(c, 2, False)
+    assert place(c, 10, 20, 8192, True) == (0, 2)
+    for machine in range(3):
+        assert can_serve(c)
+        set_draining(c, machine, True)
+    assert not can_serve(c)
+    take_out(c, 1)
+    bring_back(c, 1, Pool.TOKEN, 1000)
+    assert can_serve(c)
+
+
+def test_a_new_home_counts_at_once_and_for_good() -> None:
+    c = cluster("PTT")
+    load(c, 2, pending=3, kv=40)
+    set_home(c, 2, Pool.PROMPT)
+    load(c, 0, pending=100)
+    assert c.pool.tolist() == [Pool.PROMPT, Pool.TOKEN, Pool.PROMPT]
+    assert c.role_changes.tolist() == [0, 0, 1]
+    assert place(c, 10, 20, 8192, True) == (2, 1)
+    load(c, 2)
+    go_home(c, 2)
+    assert c.pool[2] == Pool.PROMPT
+
+
+def test_a_machine_that_is_pulled_keeps_its_place_where_its_home_is_not_changed() -> None:
+    c = cluster("PT")
+    load(c, 0, pending=8000, waiting=1)
+    assert place(c, 1000, 1100, 8192, True) == (1, 1)
+    set_home(c, 1, Pool.TOKEN)
+    assert c.pool[1] == Pool.MIXED
+    set_home(c, 1, Pool.PROMPT)
+    assert c.pool[1] == Pool.PROMPT
 
 
 @pytest.mark.parametrize("pools", ["P", "T", "M", "PT"])

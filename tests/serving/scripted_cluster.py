@@ -7,7 +7,15 @@ from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.scheduling.pools import Pool
 from splitwise.serving.cluster import Cluster, ClusterLimits
 from splitwise.serving.generation import FinishReason, GenerationRequest
-from splitwise.serving.messages import Output, Outputs, PromptsStarted, Register, Transferred
+from splitwise.serving.messages import (
+    Output,
+    Outputs,
+    PromptsStarted,
+    Register,
+    Shutdown,
+    Transferred,
+    Welcome,
+)
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
@@ -20,6 +28,8 @@ class Counters:
 
     def __init__(self) -> None:
         self.preemptions = 0
+        self.pools = dict[str, str | None]()
+        self.role_changes = list[tuple[str, str]]()
 
     def machine_gone(self, name: str) -> None: ...
 
@@ -30,6 +40,13 @@ class Counters:
     def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None: ...
 
     def transfer_failed(self) -> None: ...
+
+    def pool(self, name: str, pool: str | None) -> None:
+        self.pools[name] = pool
+
+    def role_changed(self, name: str, pool: str) -> None:
+        self.role_changes.append((name, pool))
+        self.pools[name] = pool
 
     def preempted(self) -> None:
         self.preemptions += 1
@@ -46,6 +63,13 @@ class Link:
 
     def send(self, message: msgspec.Struct) -> None:
         self.told.append(message)
+
+    @property
+    def is_told_to_end(self) -> bool:
+        """Whether it was since it joined."""
+        kinds = [type(message) for message in self.told]
+        since = len(kinds) - kinds[::-1].index(Welcome)
+        return Shutdown in kinds[since:]
 
     def last(self) -> msgspec.Struct:
         return self.told[-1]

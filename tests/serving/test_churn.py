@@ -12,9 +12,9 @@ WAIT_S = 60
 
 
 async def used_shares(client: httpx.AsyncClient, url: str) -> dict[str, float]:
-    """The share of cache blocks in use, by machine."""
+    """The share of cache blocks in use and the requests held, by machine."""
     text = (await client.get(f"{url}/metrics")).text
-    pattern = r'^splitwise:(\w+)\{machine="([^"]+)".*\} (\S+)$'
+    pattern = r'^splitwise:(num_\w+|kv_\w+)\{machine="([^"]+)".*\} (\S+)$'
     states = re.findall(pattern, text, re.MULTILINE)
     assert states, "no machine reports"
     return {f"{name} of {machine}": float(value) for name, machine, value in states}

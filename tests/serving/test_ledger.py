@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_cluster import ScriptedCluster, request
@@ -13,6 +14,7 @@ from splitwise.scheduling.ranking import NOBODY, OUT, first
 from splitwise.serving.cluster import ClusterLimits
 from splitwise.serving.generation import Overloaded
 from splitwise.serving.messages import Preempted, TaskFailed
+from splitwise.serving.pools import PoolError
 from splitwise.serving.request import LiveRequest, RequestState
 
 BLOCK = 16
@@ -79,6 +81,7 @@ async def test_a_long_prompt_queue_pulls_a_token_machine_which_goes_home_when_id
     assert f.pools() == [Pool.PROMPT, Pool.TOKEN, Pool.TOKEN]
     first_one.cancel()
     f.assert_idle()
+    assert f.metrics.role_changes == [("m2", "mixed"), ("m2", "token")]
 
 
 async def test_a_full_token_machine_pulls_a_prompt_machine() -> None:
@@ -106,6 +109,7 @@ class World:
         self.started = set[int]()
         self.sent = set[int]()
         self.prompt_cache = dict[int, int]()
+        self.draining = set[int]()
 
     def live(self, pick: int) -> LiveRequest | None:
         running = list(self.f.cluster._live.values())
@@ -130,12 +134,36 @@ class World:
             running = f.cluster._live.values()
             self.sent |= {live.task for live in running if live.prompt_machine == index}
             f.cluster.lose(index)
+        elif action == "rehome" and (index := pick % 5) not in self.lost:
+            f.cluster.pools.set_home(f"m{index}", Pool(pick // 5 % 3))
+        elif action == "drain" and (index := pick % 5) not in self.lost:
+            self.drain(index, draining=index not in self.draining)
+        elif action == "leave":
+            self.leave()
         elif action == "join" and self.lost:
             index = sorted(self.lost)[pick % len(self.lost)]
             self.lost.remove(index)
+            self.draining.discard(index)
             assert f.cluster.join(f.links[index]) == index
         elif (live := self.live(pick)) is not None:
             self.step_of(live, action)
+
+    def drain(self, index: int, draining: bool) -> None:
+        if not draining and self.f.links[index].is_told_to_end:
+            with pytest.raises(PoolError):
+                self.f.cluster.pools.drain(f"m{index}", draining)
+            return
+        self.f.cluster.pools.drain(f"m{index}", draining)
+        (self.draining.add if draining else self.draining.remove)(index)
+
+    def leave(self) -> None:
+        """Machines that were told to end do so; nobody misses them."""
+        for index, link in enumerate(self.f.links):
+            if link.is_told_to_end and index not in self.lost:
+                attempts = [live.attempts for live in self.f.cluster._live.values()]
+                self.f.cluster.lose(index)
+                self.lost.add(index)
+                assert attempts == [live.attempts for live in self.f.cluster._live.values()]
 
     def step_of(self, live: LiveRequest, action: str) -> None:
         f, task = self.f, live.task
@@ -179,17 +207,25 @@ class World:
         assert [loads(self.f, i) for i in range(5)] == self.expected_loads()
         for i in range(5):
             assert bool(c.up[i]) == (i not in self.lost)
+            may_end = i in self.draining - self.lost and is_idle(c, i)
+            assert self.f.links[i].is_told_to_end == may_end or i in self.lost
+            shown = None if i in self.lost else Pool(c.pool[i]).name.lower()
+            assert self.f.metrics.pools[f"m{i}"] == shown
             assert c.pool[i] == c.home[i] or (c.pool[i] == Pool.MIXED and not is_idle(c, i))
+        taking = [i for i in range(5) if i not in self.lost | self.draining]
         for pool in Pool:
-            there = [i for i in range(5) if c.up[i] and c.pool[i] == pool]
+            there = [i for i in taking if c.pool[i] == pool]
             least = min(there, key=lambda i: (c.pending_tokens[i], i), default=NOBODY)
             assert first(c.by_pending, pool) == least
             least = min(there, key=lambda i: (c.kv_tokens[i], i), default=NOBODY)
             assert first(c.by_kv, pool) == least
-            assert all(c.by_kv.key[pool, i] == OUT for i in self.lost)
+            assert all(c.by_kv.key[pool, i] == OUT for i in self.lost | self.draining)
 
     def finish(self) -> None:
         """Every machine comes back and every request is served to its end."""
+        self.leave()
+        for index in sorted(self.draining - self.lost):
+            self.drain(index, draining=False)
         while self.lost:
             self.step("join", 0)
         for _ in range(100_000):
@@ -202,7 +238,7 @@ class World:
 
 ACTIONS: Sequence[str] = (
     *("submit", "submit", "submit", "start", "start", "token", "token", "token", "transfer"),
-    *("cancel", "fail", "preempt", "lose", "join"),
+    *("cancel", "fail", "preempt", "lose", "join", "rehome", "drain", "leave"),
 )
 
 
@@ -218,6 +254,6 @@ def test_whatever_happens_the_books_balance_and_everybody_is_home_in_the_end(
     for action, pick in steps:
         world.step(action, pick)
         world.check()
-        if not change_roles:
+        if not (change_roles or any(action == "rehome" for action, _ in steps)):
             assert not world.f.cluster.roster.cluster.role_changes.any()
     world.finish()

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import pytest
@@ -13,8 +14,9 @@ from splitwise.engine.sampling import SamplingParams
 from splitwise.scheduling.pools import Pool
 from splitwise.serving.cluster import Cluster, ClusterLimits
 from splitwise.serving.generation import GenerationRequest
-from splitwise.serving.messages import Cancel, Expect, Register, RunPrompt, Transferred
+from splitwise.serving.messages import Cancel, Expect, Register, RunPrompt, Shutdown, Transferred
 from splitwise.serving.request import LiveRequest, RequestState
+from splitwise.serving.task import TaskState
 
 LIMITS = ClusterLimits(prompt_queue_threshold_tokens=100)
 
@@ -26,8 +28,16 @@ class RigLink:
         engine = rig.engine
         self.register = Register(machine_id, pool, b"", engine.model, engine.layout, rig.address)
         self._rig = rig
+        self.is_told_to_end = False
+        self.is_draining: Callable[[], bool] = lambda: False
 
     def send(self, message: msgspec.Struct) -> None:
+        if isinstance(message, Shutdown):
+            states = {task.state for task in self._rig.machine._tasks.values()}
+            assert states <= {TaskState.SENDING, TaskState.RELEASING}, "it was not done"
+            self.is_told_to_end = True
+        if isinstance(message, RunPrompt | Expect):
+            assert not self.is_draining(), "it got something new"
         if isinstance(message, RunPrompt | Expect | Cancel):
             self._rig.inbox.put(msgspec.convert(msgspec.to_builtins(message), type(message)))
 
@@ -39,8 +49,13 @@ class RigCluster:
         self.cluster = Cluster(limits, Counters())
         self.rigs = [Rig(folder, f"m{i}", blocks) for i in range(len(pools))]
         self._heard = [0] * len(pools)
-        for i, (letter, rig) in enumerate(zip(pools, self.rigs, strict=True)):
-            self.cluster.join(RigLink(rig, f"m{i}", Pool("PTM".index(letter))))
+        self.links = [
+            RigLink(rig, f"m{i}", Pool("PTM".index(letter)))
+            for i, (letter, rig) in enumerate(zip(pools, self.rigs, strict=True))
+        ]
+        for link in self.links:
+            link.is_draining = partial(self.cluster.pools.is_draining, link.register.machine_id)
+            self.cluster.join(link)
 
     def submit(self, prompt: int, output: int) -> LiveRequest:
         tokens = [(7 * prompt + 3 * output + 5 * i) % (VOCABULARY - 1) + 1 for i in range(prompt)]
@@ -154,3 +169,35 @@ def test_under_load_everything_is_served_right_and_everybody_goes_home(
     assert c.finish(*requests) == unsplit(build, *sizes)
     assert c.pools == "PPTT" and sum(c.role_changes) > 0
     assert not c.cluster.roster.cluster.kv_tokens.any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_machines_are_rehomed_and_drained_under_load_and_nothing_is_lost(
+    build: Build, seed: int
+) -> None:
+    rng = random.Random(seed)
+    sizes = [(rng.randint(1, 150), rng.randint(1, 40)) for _ in range(40)]
+    c = build("PPTT", blocks=20)
+    orders = {
+        8: lambda: c.cluster.pools.set_home("m1", Pool.TOKEN),
+        14: lambda: c.cluster.pools.drain("m2"),
+        20: lambda: c.cluster.pools.set_home("m3", Pool.PROMPT),
+        26: lambda: c.cluster.pools.drain("m0"),
+    }
+    requests, ran_before = [], 0
+    for number, size in enumerate(sizes):
+        if number in orders:
+            orders[number]()
+        requests.append(c.submit(*size))
+        if number == 14:
+            ran_before = len(c.rigs[2].machine._tasks)
+        c.run_until(lambda: rng.random() < 0.7)
+    assert c.finish(*requests) == unsplit(build, *sizes)
+    assert ran_before, "it was drained while it had something to do"
+    assert [link.is_told_to_end for link in c.links] == [True, False, True, False]
+    assert c.pools == "PTTP"
+    assert all(live.attempts == 0 for live in requests)
+    views = c.cluster.pools.show()
+    assert [view.draining for view in views] == [True, False, True, False]
+    assert [view.home for view in views] == ["prompt", "token", "token", "prompt"]
+    assert not any(view.kv_tokens or view.waiting or view.pending_tokens for view in views)

@@ -3,7 +3,7 @@
 import typer
 
 from splitwise import __version__
-from splitwise.cli import hardware, plan, reproduce, serve, simulate, worker, workload
+from splitwise.cli import hardware, plan, pools, reproduce, serve, simulate, worker, workload
 
 app = typer.Typer(
     name="splitwise",
@@ -17,6 +17,7 @@ app.command("worker")(worker.worker)
 app.command("simulate")(simulate.simulate)
 app.command("plan")(plan.plan)
 app.command("reproduce")(reproduce.reproduce)
+app.add_typer(pools.app, name="pools")
 app.add_typer(workload.app, name="workload")
 app.add_typer(hardware.app, name="hardware")
 

@@ -1,5 +1,6 @@
 """``splitwise serve``: an OpenAI-compatible server over prompt and token machines."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,16 @@ def serve(
         int | None, typer.Option("--token", "--decode", min=0, help="Token machines.")
     ] = None,
     mixed: Annotated[int, typer.Option(min=0, help="Mixed machines.")] = 0,
+    external_workers: Annotated[
+        int, typer.Option(min=0, help="Wait for so many `splitwise worker`s that others start.")
+    ] = 0,
+    scheduler_host: Annotated[
+        str,
+        typer.Option(help="Address that workers dial; beyond loopback with a cluster key only."),
+    ] = "127.0.0.1",
+    scheduler_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port that workers dial; 0 picks a free one.")
+    ] = 0,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the model in the API.")
     ] = None,
@@ -100,13 +111,14 @@ def serve(
     """Serve a model: by default one prompt machine and one token machine on this host."""
     del config  # Its values have arrived as the other options' defaults.
     set_up_logging()
-    machines = _machines(prompt, token, mixed)
+    machines = _machines(prompt, token, mixed, external_workers)
 
     import uvloop
 
     from splitwise.cli.access import read_access
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
+    from splitwise.serving.admin import ADMIN_KEY_VARIABLE
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
     from splitwise.serving.http import HttpLimits
@@ -121,10 +133,15 @@ def serve(
             prompt=machines[0],
             token=machines[1],
             mixed=machines[2],
+            external_workers=external_workers,
+            scheduler_host=scheduler_host,
+            scheduler_port=scheduler_port,
+            cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),
             threads=threads,
             served_model_name=served_model_name,
             worker_arguments=[
                 f"--model={folder.path}",
+                f"--model-name={folder.name}",
                 f"--device={device}",
                 f"--dtype={dtype}",
                 f"--load-format={load_format}",
@@ -149,10 +166,14 @@ def serve(
                 max_connections=max_connections,
             ),
             access=access,
+            admin_key=os.environ.get(ADMIN_KEY_VARIABLE, ""),
         )
         gateway = Gateway(options, folder)
         # A spinner on a terminal, nothing elsewhere.
-        status = Console(stderr=True).status(f"starting {sum(machines)} machines")
+        status = Console(stderr=True).status(
+            f"starting {sum(machines)} machines"
+            + (f", waiting for {external_workers}" if external_workers else "")
+        )
 
         def announce(url: str) -> None:
             status.stop()
@@ -164,15 +185,19 @@ def serve(
         fail(error)
 
 
-def _machines(prompt: int | None, token: int | None, mixed: int) -> tuple[int, int, int]:
-    """Machines of each pool: 1 + 1 + 0 unless told otherwise; mixed ones can stand alone."""
-    usual = 0 if mixed else 1
+def _machines(
+    prompt: int | None, token: int | None, mixed: int, external: int
+) -> tuple[int, int, int]:
+    """Machines of each pool: 1 + 1 + 0 unless told otherwise; mixed ones can stand alone, and
+    where others start workers none need be started here."""
+    usual = 0 if mixed or external else 1
     prompt = usual if prompt is None else prompt
     token = usual if token is None else token
-    if not mixed and not (prompt and token):
+    if not external and not mixed and not (prompt and token):
         fail(
             f"--prompt {prompt} --token {token} --mixed {mixed}: a request needs a prompt and a "
-            "token machine, or a mixed one; add the kind that is missing",
+            "token machine, or a mixed one; add the kind that is missing, or say how many "
+            "--external-workers others start",
             code=2,
         )
     return prompt, token, mixed

@@ -1,32 +1,46 @@
 """``splitwise worker``: run one machine."""
 
 import os
-from pathlib import Path
+import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pools import POOL_NAMES
 
 if TYPE_CHECKING:
     import torch
 
-ROLES = {
-    "prompt": Pool.PROMPT,
-    "prefill": Pool.PROMPT,
-    "token": Pool.TOKEN,
-    "decode": Pool.TOKEN,
-    "mixed": Pool.MIXED,
-}
-
 
 def worker(
     join: Annotated[str, typer.Option(help="HOST:PORT of the cluster scheduler.")],
-    model: Annotated[str, typer.Option(help="Hugging Face folder of the model.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hugging Face folder or name, or GGUF file; as the gateway's."),
+    ] = None,
+    model_name: Annotated[
+        str,
+        typer.Option(
+            help="The gateway's name for the model, where it is not the one given by --model."
+        ),
+    ] = "",
     role: Annotated[str, typer.Option(help="prompt (prefill), token (decode) or mixed.")] = "mixed",
-    machine_id: Annotated[str, typer.Option(help="Name, unique in the cluster.")] = "",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address of this host under which the other machines reach it; by default the "
+            "one from which it reaches the cluster scheduler."
+        ),
+    ] = "",
+    machine_id: Annotated[
+        str,
+        typer.Option(
+            help="Name, unique in the cluster, by which it is known when it comes back; "
+            "ROLE-HOSTNAME by default."
+        ),
+    ] = "",
     rank: Annotated[int, typer.Option(help="Number of this worker; picks its GPU.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -45,22 +59,28 @@ def worker(
 ) -> None:
     """Run one machine of a cluster; the cluster key is taken from SPLITWISE_CLUSTER_KEY."""
     set_up_logging(machine_id)
-    if role not in ROLES:
+    if role not in POOL_NAMES:
         fail(f"--role {role!r}: choose prompt (prefill), token (decode) or mixed", code=2)
-    host, _, port = join.rpartition(":")
-    if not host or not port.isdigit():
+    join_host, _, join_port = join.rpartition(":")
+    join_host = join_host.strip("[]")  # of an IPv6 address
+    if not join_host or not join_port.isdigit():
         fail(f"--join {join!r}: give HOST:PORT", code=2)
+    cluster_key = os.environ.get("SPLITWISE_CLUSTER_KEY", "")
+    if not cluster_key:
+        fail("SPLITWISE_CLUSTER_KEY is not set: set it to the cluster's key", code=2)
+    host = host or _own_address(join_host, int(join_port))
 
     from splitwise.engine.errors import ModelError
-    from splitwise.engine.model_files import ModelFolder
+    from splitwise.engine.model_files import ModelFolder, resolve_model
     from splitwise.engine.torch.engine import TorchEngine
     from splitwise.serving.machine import MachineLimits
     from splitwise.serving.worker import WorkerError, WorkerOptions, run_worker
 
     try:
+        folder = resolve_model(model)
         # ValueError says which argument the engine or the transfer cannot work with.
         engine = TorchEngine(
-            ModelFolder(Path(model), Path(model).name),
+            ModelFolder(folder.path, model_name or folder.name),
             cache_memory_bytes=int(kv_cache_gib * 2**30),
             device=device_of(device, rank),
             dtype=dtype_of(dtype),
@@ -70,11 +90,12 @@ def worker(
         run_worker(
             engine,
             WorkerOptions(
-                machine_id=machine_id or f"{role}-{os.getpid()}",
-                pool=ROLES[role],
-                join_host=host,
-                join_port=int(port),
-                cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),
+                machine_id=machine_id or f"{role}-{socket.gethostname()}",
+                pool=POOL_NAMES[role],
+                join_host=join_host,
+                join_port=int(join_port),
+                cluster_key=cluster_key,
+                host=host,
                 transport=None if transport == "auto" else transport,
                 checksum=checksum,
                 cores=[int(core) for core in cores.split(",") if core],
@@ -86,6 +107,15 @@ def worker(
         )
     except (ModelError, WorkerError, ValueError, OSError) as error:
         fail(error)
+
+
+def _own_address(join_host: str, join_port: int) -> str:
+    from splitwise.transfer.address import own_address
+
+    try:
+        return own_address(join_host, join_port)
+    except OSError as error:
+        fail(f"--join {join_host}:{join_port}: no way leads there ({error})")
 
 
 def device_of(name: str, rank: int) -> str:

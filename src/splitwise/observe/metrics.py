@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
 """``abort`` is a client that went away, ``error`` a request that the cluster gave up."""
+POOLS: Final = ("prompt", "token", "mixed")
 
 _PREFIX: Final = "splitwise:"
 _FIRST_TOKEN_BUCKETS_S: Final = (
@@ -92,6 +93,28 @@ class Metrics:
             ["model_name", "transport"],
             registry=self._registry,
         )
+        self._role_changes = Counter(
+            _PREFIX + "role_changes",
+            "Machines that moved to a pool: pulled there, back home, or to a new home.",
+            ["model_name", "pool"],
+            registry=self._registry,
+        )
+        self._machines = Gauge(
+            _PREFIX + "machines",
+            "Connected machines that stand in a pool.",
+            ["model_name", "pool"],
+            registry=self._registry,
+        )
+        for pool in POOLS:
+            self._role_changes.labels(model_name, pool)
+            self._machines.labels(model_name, pool)
+        self._machine_pool = Gauge(
+            _PREFIX + "machine_pool",
+            "1 for the pool that a machine stands in.",
+            ["model_name", "machine", "pool"],
+            registry=self._registry,
+        )
+        self._pool_of: dict[str, str] = {}
         self._running = self._machine_gauge(
             "num_requests_running", "Requests in a machine's batch."
         )
@@ -155,6 +178,22 @@ class Metrics:
         """A machine left: its last state must not go on being shown."""
         for family in (self._cache_usage, self._running, self._waiting):
             family.remove(self._model_name, name)
+
+    def pool(self, name: str, pool: str | None) -> None:
+        """A machine stands in ``pool`` (one of ``POOLS``) now; in none, None, once it left."""
+        was = self._pool_of.pop(name, None)
+        if was is not None:
+            self._machine_pool.remove(self._model_name, name, was)
+            self._machines.labels(self._model_name, was).dec()
+        if pool is not None:
+            self._pool_of[name] = pool
+            self._machine_pool.labels(self._model_name, name, pool).set(1)
+            self._machines.labels(self._model_name, pool).inc()
+
+    def role_changed(self, name: str, pool: str) -> None:
+        """A machine moved to ``pool`` while it is connected."""
+        self._role_changes.labels(self._model_name, pool).inc()
+        self.pool(name, pool)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format (``CONTENT_TYPE``)."""

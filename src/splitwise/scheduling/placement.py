@@ -37,12 +37,13 @@ class Cluster(NamedTuple):
 
     ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
     phase. ``waiting`` counts requests that lie in the machine's queue. ``kv_tokens`` is cache in
-    use or promised.
+    use or promised. A machine that is ``draining`` ends what it has and gets nothing new.
     """
 
     home: NDArray[np.int8]
     pool: NDArray[np.int8]
     up: NDArray[np.bool_]
+    draining: NDArray[np.bool_]
     pending_tokens: NDArray[np.int64]
     waiting: NDArray[np.int64]
     kv_tokens: NDArray[np.int64]
@@ -63,6 +64,7 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
         home=home.astype(np.int8),
         pool=home.astype(np.int8),
         up=np.ones(count, dtype=np.bool_),
+        draining=np.zeros(count, dtype=np.bool_),
         pending_tokens=zeros(),
         waiting=zeros(),
         kv_tokens=zeros(),
@@ -86,6 +88,7 @@ def with_machine(cluster: Cluster, pool: Pool, kv_capacity_tokens: int) -> Clust
         _set_keys(grown, machine, OUT, OUT)  # it may stand in another pool than at home
         grown.pool[machine] = cluster.pool[machine]
         grown.up[machine] = cluster.up[machine]
+        grown.draining[machine] = cluster.draining[machine]
         grown.pending_tokens[machine] = cluster.pending_tokens[machine]
         grown.waiting[machine] = cluster.waiting[machine]
         grown.kv_tokens[machine] = cluster.kv_tokens[machine]
@@ -109,19 +112,42 @@ def bring_back(cluster: Cluster, machine: int, pool: Pool, kv_capacity_tokens: i
     cluster.kv_tokens[machine] = 0
     cluster.kv_capacity_tokens[machine] = kv_capacity_tokens
     cluster.up[machine] = True
+    cluster.draining[machine] = False
     rank(cluster, machine)
+
+
+def set_draining(cluster: Cluster, machine: int, draining: bool) -> None:
+    """Place nothing new on a machine that goes on with what it has; or do so again."""
+    cluster.draining[machine] = draining
+    rank(cluster, machine)
+
+
+def set_home(cluster: Cluster, machine: int, pool: Pool) -> None:
+    """Give a machine another home pool. It stands there at once, with what it still runs:
+    whatever phase that is in, it ends there as it would have."""
+    if cluster.home[machine] == pool:
+        return
+    cluster.home[machine] = pool
+    if cluster.pool[machine] != pool:
+        move(cluster, machine, pool)
 
 
 def can_serve(cluster: Cluster) -> bool:
     """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
-    return bool(cluster.up.any())
+    return bool((cluster.up & ~cluster.draining).any())
+
+
+@shared
+def takes_requests(cluster: Cluster, machine: int) -> bool:
+    """Whether anything may be placed on the machine."""
+    return bool(cluster.up[machine] and not cluster.draining[machine])
 
 
 @shared
 def rank(cluster: Cluster, machine: int) -> None:
     """Enter the machine's present load in its pool's rankings."""
     pending, kv = OUT, OUT
-    if cluster.up[machine]:
+    if takes_requests(cluster, machine):
         pending = float(cluster.pending_tokens[machine])
         kv = float(cluster.kv_tokens[machine])
     _set_keys(cluster, machine, pending, kv)
@@ -286,10 +312,10 @@ def least_pending(cluster: Cluster) -> int:
 
 @shared
 def roomiest(cluster: Cluster) -> int:
-    """The machine that is up and holds the most cache, the first of equals."""
+    """The machine that takes requests and holds the most cache, the first of equals."""
     best = NOBODY
     for machine in range(len(cluster.up)):
-        if not cluster.up[machine]:
+        if not takes_requests(cluster, machine):
             continue
         if best == NOBODY or (
             cluster.kv_capacity_tokens[machine] > cluster.kv_capacity_tokens[best]

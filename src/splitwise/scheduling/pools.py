@@ -1,6 +1,7 @@
 """The three pools."""
 
 from enum import IntEnum
+from typing import Final
 
 
 class Pool(IntEnum):
@@ -9,3 +10,15 @@ class Pool(IntEnum):
     PROMPT = 0
     TOKEN = 1
     MIXED = 2
+
+    @property
+    def label(self) -> str:
+        """Its name, as people and metrics read it."""
+        return self.name.lower()
+
+
+POOL_NAMES: Final = {pool.label: pool for pool in Pool} | {
+    "prefill": Pool.PROMPT,
+    "decode": Pool.TOKEN,
+}
+"""What people may call the pools."""

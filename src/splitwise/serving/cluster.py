@@ -56,6 +56,7 @@ from splitwise.serving.messages import (
     Transferred,
     Welcome,
 )
+from splitwise.serving.pools import PoolMetrics, Pools
 from splitwise.serving.rate import RateMeter
 from splitwise.serving.request import LiveRequest, RequestState
 from splitwise.serving.roster import MachineLink, Roster
@@ -77,7 +78,7 @@ class ClusterLimits(msgspec.Struct, frozen=True):
     """Whether machines of the other pool are pulled into the mixed pool where one is short."""
 
 
-class ClusterMetrics(Protocol):
+class ClusterMetrics(PoolMetrics, Protocol):
     """What the cluster scheduler reports."""
 
     def machine(self, name: str, usage: float, running: int, waiting: int) -> None: ...
@@ -91,11 +92,14 @@ class ClusterMetrics(Protocol):
 class Cluster:
     """All machines and all requests; fulfils ``generation.Generator``."""
 
-    def __init__(self, limits: ClusterLimits, metrics: ClusterMetrics) -> None:
+    def __init__(
+        self, limits: ClusterLimits, metrics: ClusterMetrics, model_name: str | None = None
+    ) -> None:
         self._limits = limits
         self._metrics = metrics
-        self.roster = Roster()
-        self._ledger = Ledger(self.roster)
+        self.roster = Roster(model_name)
+        self.pools = Pools(self.roster, metrics, on_change=self._dispatch)
+        self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()
         self._waiting: deque[LiveRequest] = deque()
         self._live: dict[int, LiveRequest] = {}
@@ -125,7 +129,10 @@ class Cluster:
 
     def unavailable_reason(self) -> str | None:
         """Why no request can be served now, or None."""
-        return None if can_serve(self.roster.cluster) else "no machine is connected"
+        if can_serve(self.roster.cluster):
+            return None
+        is_draining = bool(self.roster.cluster.up.any())
+        return "every machine is draining" if is_draining else "no machine is connected"
 
     def fail_overdue(self, now_s: float) -> None:
         """Give up the requests that no machine had room for within ``max_wait_s``."""
@@ -143,6 +150,8 @@ class Cluster:
             if prompt == NOBODY:
                 return
             self._waiting.popleft()
+            for machine in {prompt, token}:
+                self.pools.look(machine)
             self._ledger.charge(live, prompt, token)
             self._start(live)
 
@@ -227,12 +236,14 @@ class Cluster:
         """
         index = self.roster.add(link)
         link.send(Welcome())  # Before anything is asked of it.
+        self.pools.joined(index)
         self._dispatch()
         return index
 
     def lose(self, index: int) -> None:
         """A machine is gone: what it was needed for is taken up again elsewhere."""
         name = self.roster.remove(index)
+        self.pools.left(index)
         if index in self._reporting:
             self._reporting.remove(index)
             self._metrics.machine_gone(name)
@@ -312,7 +323,7 @@ class Cluster:
     def _on_status(self, index: int, status: MachineStatus) -> None:
         self._reporting.add(index)
         self._metrics.machine(
-            self.roster.link(index).register.machine_id,
+            self.roster.names[index],
             status.used_blocks / status.total_blocks,
             status.running_requests,
             status.waiting_requests,

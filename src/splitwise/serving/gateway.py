@@ -1,10 +1,13 @@
 """The gateway process: HTTP in front, the cluster scheduler behind it, workers started and watched.
 
-1. Listen for workers, start them, and wait until all have registered.
+1. Listen for workers, start them, and wait until all have registered, those too that others start
+   on other hosts.
 2. Serve HTTP.
-3. A worker that ends is started again; its requests have gone on elsewhere meanwhile.
+3. A worker that ends is started again, unless an operator drained it; its requests have gone on
+   elsewhere meanwhile.
 4. SIGINT or SIGTERM: new requests are refused, those that run may end within ``drain_s`` (a second
-   signal cuts it short), then the workers are ended and everything is freed.
+   signal cuts it short), then the workers started here are ended (others' may wait for the next
+   gateway) and everything is freed.
 """
 
 import asyncio
@@ -22,6 +25,7 @@ import msgspec
 from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
+from splitwise.serving.admin import Admin
 from splitwise.serving.api_keys import ApiKeys
 from splitwise.serving.cluster import Cluster, ClusterLimits
 from splitwise.serving.http import HttpLimits
@@ -44,6 +48,8 @@ log = logging.getLogger(__name__)
 START_LIMIT_S: Final = 600.0
 RESTART_DELAY_S: Final = 2.0
 MAX_RESTARTS: Final = 20
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+WILDCARDS: Final = ("", "0.0.0.0", "::")
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -63,12 +69,21 @@ class ServeOptions(msgspec.Struct, frozen=True):
     prompt: int = 1
     token: int = 1
     mixed: int = 0
+    external_workers: int = 0
+    """Workers that others start and that are waited for."""
+    scheduler_host: str = "127.0.0.1"
+    """Where workers dial in."""
+    scheduler_port: int = 0
+    cluster_key: str = ""
+    """What workers prove; empty: made up, for workers of this host alone."""
     threads: int = 1
     served_model_name: str | None = None
     worker_arguments: list[str] = []
     cluster: ClusterLimits = ClusterLimits()
     http: HttpLimits = HttpLimits()
     access: Access = Access()
+    admin_key: str = ""
+    """What operators prove; empty: there is no admin endpoint."""
 
     def worker_specs(self, join: str) -> list[WorkerSpec]:
         """The workers to start; ``join`` is the address they dial."""
@@ -93,10 +108,10 @@ class Gateway:
         self._options = options
         self._folder = folder
         self._info = read_model_info(folder)
-        key = secrets.token_hex(16)
+        key = _cluster_key(options)
         self.model_name = options.served_model_name or folder.name
         self._metrics = Metrics(self.model_name)
-        self.cluster = Cluster(options.cluster, self._metrics)
+        self.cluster = Cluster(options.cluster, self._metrics, folder.name)
         self._server = SchedulerServer(self.cluster, key)
         self._launcher: Launcher = LocalLauncher(key)
         self._specs: dict[str, WorkerSpec] = {}
@@ -105,16 +120,19 @@ class Gateway:
         """Serve until SIGINT or SIGTERM; ``announce`` gets the base URL once all is ready.
 
         Raises:
-            LaunchError: a worker could not be started.
+            LaunchError: a worker could not be started, or did not come.
             OSError: the HTTP address cannot be bound.
         """
         stop, hurry = _stop_on_signals()
         async with AsyncExitStack() as closing:
             listener = listen(self._options.host, self._options.port)
             closing.callback(listener.close)
-            join_host, join_port = await self._server.start("127.0.0.1", 0)
+            join_host, join_port = await self._server.start(
+                self._options.scheduler_host, self._options.scheduler_port
+            )
+            log.info("workers join at %s:%d", join_host, join_port)
             closing.push_async_callback(self._launcher.stop)
-            closing.push_async_callback(self._server.close)
+            closing.push_async_callback(lambda: self._server.close(self._specs))
             specs = self._options.worker_specs(f"{join_host}:{join_port}")
             self._specs = {spec.machine_id: spec for spec in specs}
             if not await self._start_workers(specs, stop):
@@ -124,7 +142,10 @@ class Gateway:
     async def _start_workers(self, specs: list[WorkerSpec], stop: asyncio.Event) -> bool:
         """Start all workers and wait until they have joined; False if told to stop meanwhile."""
         await self._launcher.start(specs)
-        joined = asyncio.create_task(self.cluster.roster.wait_for(len(specs)))
+        external = self._options.external_workers
+        if external:
+            log.info("waiting for %d workers that others start", external)
+        joined = asyncio.create_task(self.cluster.roster.wait_for(len(specs) + external))
         exited = asyncio.create_task(self._launcher.wait_for_exit())
         stopped = asyncio.create_task(stop.wait())
         waits: list[asyncio.Task[Any]] = [joined, exited, stopped]
@@ -169,19 +190,46 @@ class Gateway:
         try:
             host, port = listener.getsockname()[:2]
             announce(f"{'https' if access.tls else 'http'}://{host}:{port}")
-            await serve_http(app, listener, limits, stop, access.tls, hurry)
+            admin = Admin(app, self.cluster.pools, self._options.admin_key, limits)
+            await serve_http(admin, listener, limits, stop, access.tls, hurry)
         finally:
             await _end_tasks([supervision])
             text.close()
 
     async def _supervise(self) -> None:
-        """Start workers that ended again, a bounded number of times."""
-        for _ in range(MAX_RESTARTS):
+        """Start workers that ended again, a bounded number of times, unless they were drained."""
+        restarts = 0
+        while restarts < MAX_RESTARTS:
             machine_id, how = await self._launcher.wait_for_exit()
+            if self.cluster.pools.is_draining(machine_id):
+                log.info("worker %s was drained and has ended (%s)", machine_id, how)
+                continue
+            restarts += 1
             log.error("worker %s ended (%s); it is started again", machine_id, how)
             await asyncio.sleep(RESTART_DELAY_S)
             await self._launcher.start([self._specs[machine_id]])
         log.error("workers ended %d times; no more are started", MAX_RESTARTS)
+
+
+def _cluster_key(options: ServeOptions) -> str:
+    """
+    Raises:
+        LaunchError: workers of elsewhere are asked for, and no key they could prove; or they would
+            not know where to dial.
+    """
+    host = options.scheduler_host
+    if host in WILDCARDS:
+        raise LaunchError(f"--scheduler-host {host!r}: name the address that workers dial")
+    if options.cluster_key:
+        return options.cluster_key
+    if host not in LOOPBACK or options.external_workers:
+        asked = f"--external-workers {options.external_workers}"
+        raise LaunchError(
+            f"{asked if host in LOOPBACK else f'--scheduler-host {host}'}: only workers of this "
+            "host's own are served without a cluster key; set SPLITWISE_CLUSTER_KEY, here and for "
+            "every worker"
+        )
+    return secrets.token_hex(16)
 
 
 def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -69,6 +69,7 @@ class LocalLauncher(Launcher):
         self._cluster_key = cluster_key
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._watchers: dict[str, asyncio.Task[str]] = {}
+        self._started = asyncio.Event()
 
     async def start(self, specs: list[WorkerSpec]) -> None:
         for spec in specs:
@@ -82,8 +83,12 @@ class LocalLauncher(Launcher):
             )
             self._processes[spec.machine_id] = process
             self._watchers[spec.machine_id] = asyncio.create_task(_relay(process))
+        self._started.set()
 
     async def wait_for_exit(self) -> tuple[str, str]:
+        while not self._watchers:
+            self._started.clear()
+            await self._started.wait()
         watchers = {task: machine_id for machine_id, task in self._watchers.items()}
         done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
         ended = next(iter(done))
@@ -115,7 +120,7 @@ def worker_command(spec: WorkerSpec) -> list[str]:
         "splitwise.cli.main",
         "worker",
         f"--machine-id={spec.machine_id}",
-        f"--role={spec.pool.name.lower()}",
+        f"--role={spec.pool.label}",
         f"--threads={spec.threads}",
         f"--cores={','.join(map(str, spec.cores))}",
         *spec.arguments,

@@ -15,6 +15,8 @@ beside all that was placed before it, and machines that push to each other, whic
 bring about, never wait for each other in a circle.
 """
 
+from collections.abc import Callable
+
 from splitwise.scheduling.placement import go_home, is_idle, rank
 from splitwise.serving.request import Charge, LiveRequest
 from splitwise.serving.roster import Roster
@@ -24,8 +26,10 @@ class Ledger:
     """The only writer of the loads in ``roster.cluster``; keeps the rankings in step, and sends
     machines home with whose last charge the reason for their new role is gone."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, on_idle: Callable[[int], None]) -> None:
+        """``on_idle`` gets each machine that nothing is charged to any more, when it is home."""
         self._roster = roster
+        self._on_idle = on_idle
 
     def charge(self, live: LiveRequest, prompt: int, token: int) -> None:
         """An attempt begins on these machines."""
@@ -71,3 +75,4 @@ class Ledger:
         rank(cluster, machine)
         if is_idle(cluster, machine):
             go_home(cluster, machine)
+            self._on_idle(machine)

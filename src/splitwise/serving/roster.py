@@ -13,9 +13,11 @@ from splitwise.scheduling.placement import (
     Cluster,
     bring_back,
     new_cluster,
+    set_home,
     take_out,
     with_machine,
 )
+from splitwise.scheduling.pools import Pool
 from splitwise.serving.messages import Register
 
 
@@ -28,13 +30,18 @@ class MachineLink(Protocol):
 
 
 class Roster:
-    """``links`` and the arrays of ``cluster`` have one entry a machine; a lost one's link is
-    None. A new machine makes a new ``cluster``, so nobody keeps one."""
+    """``links``, ``names`` and the arrays of ``cluster`` have one entry a machine; a lost one's
+    link is None. A new machine makes a new ``cluster``, so nobody keeps one."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_name: str | None = None) -> None:
+        """``model_name`` is the model that every machine must have; None takes the first's."""
+        self._model_name = model_name
         self.cluster: Cluster = new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
         self.links: list[MachineLink | None] = []
+        self.names: list[str] = []
         self._indices: dict[str, int] = {}
+        self._homes: dict[int, Pool] = {}
+        """Where operators put machines."""
         self._block_tokens = 1
         self._joined = asyncio.Event()
 
@@ -45,6 +52,11 @@ class Roster:
             ValueError: its model or cache does not fit those of the others, or its id is taken.
         """
         register = link.register
+        if self._model_name not in (None, register.model.name):
+            raise ValueError(
+                f"model {register.model.name!r} is not the cluster's {self._model_name!r}; start "
+                "the worker with the same --model, or say by --model-name that it is"
+            )
         for other in self.links:
             if other is not None:
                 _check_same_model(other.register, register)
@@ -55,21 +67,34 @@ class Roster:
             self._indices[register.machine_id] = index
             self.cluster = with_machine(self.cluster, register.pool, capacity)
             self.links.append(link)
+            self.names.append(register.machine_id)
         elif self.links[index] is not None:
-            raise ValueError(f"machine_id {register.machine_id!r} is in the cluster already")
+            raise ValueError(
+                f"machine_id {register.machine_id!r} is in the cluster already; "
+                "give each worker a --machine-id of its own"
+            )
         else:
             self.links[index] = link
-            bring_back(self.cluster, index, register.pool, capacity)
+            home = self._homes.get(index, register.pool)
+            bring_back(self.cluster, index, home, capacity)
         self._block_tokens = register.layout.block_tokens
         self._joined.set()
         return index
 
     def remove(self, index: int) -> str:
         """A machine is lost; returns its id."""
-        name = self.link(index).register.machine_id
         self.links[index] = None
         take_out(self.cluster, index)
-        return name
+        return self.names[index]
+
+    def index(self, name: str) -> int | None:
+        """The machine of that id, connected or lost; None if there never was one."""
+        return self._indices.get(name)
+
+    def set_home(self, index: int, pool: Pool) -> None:
+        """Give a machine another home, which it keeps when it is lost and comes back."""
+        self._homes[index] = pool
+        set_home(self.cluster, index, pool)
 
     def link(self, index: int) -> MachineLink:
         """The way to a machine that is connected."""

@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import time
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -51,7 +52,7 @@ class SchedulerServer:
     def __init__(self, cluster: Cluster, cluster_key: str) -> None:
         self._cluster = cluster
         self._cluster_key = cluster_key
-        self._links: set[WorkerLink] = set()
+        self._links: dict[WorkerLink, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._closing = False
@@ -63,15 +64,17 @@ class SchedulerServer:
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
 
-    async def close(self) -> None:
-        """Tell every worker to end and wait until its connection has."""
+    async def close(self, ours: Collection[str]) -> None:
+        """Tell the workers ``ours`` to end and wait until their connections have; hang up on all
+        others, who may dial again once there is a scheduler."""
         self._closing = True
         if self._server is not None:
             self._server.close()
-        for link in list(self._links):
+        ending = [link for link in self._links if link.register.machine_id in ours]
+        for link in ending:
             link.send(Shutdown())
-        if self._links:
-            connections = [task for task in self._tasks if task.get_name() == "worker"]
+        if ending:
+            connections = [self._links[link] for link in ending]
             await asyncio.wait(connections, timeout=HANDSHAKE_LIMIT_S)
         for task in self._tasks:
             task.cancel()
@@ -85,13 +88,12 @@ class SchedulerServer:
     async def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        task.set_name("worker")
         self._tasks.add(task)
         wire: Wire[ToScheduler] = Wire(reader, writer, ToScheduler)
         try:
             link = await asyncio.wait_for(self._handshake(wire), HANDSHAKE_LIMIT_S)
             if link is not None:
-                await self._serve(link)
+                await self._serve(link, task)
         except (TimeoutError, OSError, EOFError, WireError, msgspec.MsgspecError) as error:
             log.warning("a worker's connection failed before it joined: %s", error or "timed out")
         finally:
@@ -119,7 +121,7 @@ class SchedulerServer:
             return None
         return WorkerLink(wire, register)
 
-    async def _serve(self, link: WorkerLink) -> None:
+    async def _serve(self, link: WorkerLink, task: asyncio.Task[None]) -> None:
         name = link.register.machine_id
         try:
             index = self._cluster.join(link)
@@ -127,11 +129,11 @@ class SchedulerServer:
             log.warning("machine %s refused: %s", name, error)
             link.send(Refused(str(error)))
             return
-        self._links.add(link)
+        self._links[link] = task
         log.info(
             "machine %s joined the %s pool: cache of %d tokens",
             name,
-            link.register.pool.name.lower(),
+            self._cluster.pools.home(name).label,
             link.register.layout.blocks * link.register.layout.block_tokens,
         )
         reason = "connection closed"
@@ -149,7 +151,9 @@ class SchedulerServer:
         except (WireError, ValueError) as error:
             reason = str(error)
         finally:
-            self._links.discard(link)
-            if not self._closing:
+            del self._links[link]
+            if self._cluster.pools.is_draining(name):
+                log.info("machine %s has left: %s", name, reason)
+            elif not self._closing:
                 log.warning("machine %s lost: %s", name, reason)
             self._cluster.lose(index)

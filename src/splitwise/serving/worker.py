@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from contextlib import ExitStack
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S: Final = 15.0
 STATUS_PERIOD_S: Final = 1.0
+CUT_OFF_S: Final = 10.0
+"""How long the cluster scheduler's host may acknowledge nothing."""
 STOP_LIMIT_S: Final = 30.0
 THREAD_SWITCH_S: Final = 0.0005
 """The engine's thread yields the interpreter this often (Python's default is ten times longer), so
@@ -61,6 +64,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     join_host: str
     join_port: int
     cluster_key: str
+    host: str = "127.0.0.1"
+    """Where this machine takes caches in, and the address it announces for that."""
     transport: str | None = None
     """Force this transport; None chooses by what both ends can do."""
     checksum: bool = False
@@ -83,17 +88,11 @@ class Worker:
         """Serve until told to stop.
 
         Raises:
-            WorkerError: the cluster scheduler cannot be reached or refuses this machine.
+            WorkerError: the cluster scheduler cannot be reached, refuses this machine, or is gone.
         """
         options = self._options
         with ExitStack() as resources:
-            receiver = KVReceiver(
-                self._engine.memory,
-                self._engine.layout,
-                options.machine_id,
-                options.cluster_key,
-                on_event=self._inbox.put,
-            )
+            receiver = self._open_receiver()
             resources.callback(receiver.close)
             sender = KVSender(
                 self._engine.memory,
@@ -118,6 +117,31 @@ class Worker:
             finally:
                 await wire.close()
 
+    def _open_receiver(self) -> KVReceiver:
+        options = self._options
+        try:
+            receiver = KVReceiver(
+                self._engine.memory,
+                self._engine.layout,
+                options.machine_id,
+                options.cluster_key,
+                on_event=self._inbox.put,
+                host=options.host,
+            )
+        except OSError as error:
+            raise WorkerError(
+                f"--host {options.host}: cannot listen there ({error}); "
+                "give an address of this machine that the others reach"
+            ) from error
+        address = receiver.address
+        log.info(
+            "caches are taken in at %s:%d by %s",
+            address.host,
+            address.port,
+            ", ".join(address.transports),
+        )
+        return receiver
+
     async def _connect(self) -> Wire[ToWorker]:
         host, port = self._options.join_host, self._options.join_port
         try:
@@ -128,6 +152,9 @@ class Worker:
                 f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
                 "start the gateway first and name its worker port"
             ) from error
+        # A status goes out every second: where none is acknowledged, the way or the host is gone.
+        control = writer.get_extra_info("socket")
+        control.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
         return Wire(reader, writer, ToWorker)
 
     async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
@@ -174,15 +201,22 @@ class Worker:
             async with asyncio.timeout(STOP_LIMIT_S):
                 await asyncio.gather(listen, beat, return_exceptions=True)
                 await engine
+        if not listen.cancelled():
+            listen.result()
 
     async def _listen(self, wire: Wire[ToWorker], machine: Machine) -> None:
-        """Take commands until told to stop, or until the scheduler is gone."""
+        """Take commands until told to stop.
+
+        Raises:
+            WorkerError: the scheduler is gone; whoever runs this worker may start it again.
+        """
         while True:
             try:
                 message = await wire.receive()
             except (OSError, EOFError, WireError) as error:
-                log.warning("the cluster scheduler is gone (%s); this worker ends", error)
-                return
+                raise WorkerError(
+                    f"the cluster scheduler is gone ({error}); this worker ends"
+                ) from error
             if isinstance(message, Shutdown):
                 return
             if isinstance(message, Cancel):

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import socket
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,18 @@ class ReceiverAddress(msgspec.Struct, frozen=True):
     """``cpu`` or ``cuda:N``."""
     transports: tuple[str, ...]
     """What the receiver offers, best first."""
+
+
+def own_address(host: str, port: int) -> str:
+    """This host's address on its way to ``host``, under which that way's other hosts reach it.
+
+    Raises:
+        OSError: there is no such host, or no way to it.
+    """
+    family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(target)  # of a datagram socket: picks the way, and sends nothing
+        return str(probe.getsockname()[0])
 
 
 @functools.cache

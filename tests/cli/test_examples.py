@@ -1,0 +1,60 @@
+"""The example units and manifests call the command as it is."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from splitwise.cli.main import app
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+UNITS = sorted((EXAMPLES / "systemd").glob("*.service"))
+MANIFESTS = sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
+
+
+def documents(manifest: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(manifest.read_text()))
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """What the subcommand makes of them; numbers are checked, nothing is run."""
+    command = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
+    with command.make_context(arguments[0], arguments[1:]) as context:
+        return dict(context.params)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_units(unit: Path) -> None:
+    started = re.search(r"^ExecStart=\S+/splitwise (.+)$", unit.read_text(), re.MULTILINE)
+    assert started is not None
+    options = parse(started[1].replace("%i", "prompt").split())
+    if "join" in options:
+        assert options["role"] == "prompt" and options["machine_id"] == "%H-prompt"
+    else:
+        assert options["scheduler_port"] == 7000 and options["external_workers"] == 2
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.name)
+def test_manifests(manifest: Path) -> None:
+    for document in documents(manifest):
+        if document["kind"] != "Deployment":
+            continue
+        pod = document["spec"]["template"]
+        assert document["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+        container = pod["spec"]["containers"][0]
+        assert parse(container["args"])
+        named = {variable["name"] for variable in container["env"]}
+        used = set(re.findall(r"\$\(?(\w+)", str(container)))
+        assert used <= named and "SPLITWISE_CLUSTER_KEY" in named
+
+
+def test_workers_dial_a_service_of_the_gateway() -> None:
+    everything = [document for manifest in MANIFESTS for document in documents(manifest)]
+    services = {d["metadata"]["name"]: d["spec"] for d in everything if d["kind"] == "Service"}
+    worker = next(d for d in everything if d["metadata"]["name"] == "splitwise-prompt")
+    arguments = worker["spec"]["template"]["spec"]["containers"][0]["args"]
+    host, port = parse(arguments)["join"].split(":")
+    assert [p["port"] for p in services[host]["ports"]] == [int(port)]

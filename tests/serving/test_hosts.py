@@ -1,0 +1,242 @@
+"""Workers on other hosts, which are network namespaces here; and who is kept from joining."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import IO
+
+import httpx
+import pytest
+
+from splitwise.serving.local import ServerError, running_server
+
+KEY = "the cluster's key"
+SPLITWISE = [sys.executable, "-m", "splitwise.cli.main"]
+ADDRESS = {"gateway": "10.83.0.1", "prompt": "10.83.0.2", "token": "10.83.0.3"}
+JOIN_PORT, HTTP_PORT = 7100, 8100
+CHAT = {
+    "messages": [{"role": "user", "content": "Tell me about llamas, and why they spit. " * 8}],
+    "max_tokens": 24,
+    "temperature": 0,
+}
+END_S = 30
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+
+
+def why_no_namespaces() -> str | None:
+    if os.geteuid() != 0:
+        return "only root makes network namespaces"
+    if shutil.which("ip") is None:
+        return "no `ip` (iproute2) here"
+    probe = f"sw-probe-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False)
+    if made.returncode != 0:
+        return f"no network namespaces here: {made.stderr.decode().strip()}"
+    ip("netns", "del", probe)
+    return None
+
+
+@pytest.fixture
+def namespaces() -> Iterator[dict[str, str]]:
+    """A host each for gateway, prompt and token machine, on one switch; their namespaces."""
+    if (reason := why_no_namespaces()) is not None:
+        pytest.skip(reason)
+    names = {role: f"sw-{role}-{os.getpid()}" for role in ADDRESS}
+    gateway = names["gateway"]
+    with ExitStack() as undo:
+        for name in names.values():
+            ip("netns", "add", name)
+            undo.callback(ip, "netns", "del", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", gateway, "link", "add", "switch", "type", "bridge")
+        ip("-n", gateway, "addr", "add", f"{ADDRESS['gateway']}/24", "dev", "switch")
+        ip("-n", gateway, "link", "set", "switch", "up")
+        for role in ("prompt", "token"):
+            peer = ["peer", "name", "eth0", "netns", names[role]]
+            ip("-n", gateway, "link", "add", f"to-{role}", "type", "veth", *peer)
+            ip("-n", gateway, "link", "set", f"to-{role}", "master", "switch", "up")
+            ip("-n", names[role], "addr", "add", f"{ADDRESS[role]}/24", "dev", "eth0")
+            ip("-n", names[role], "link", "set", "eth0", "up")
+        yield names
+
+
+class Process:
+    """A ``splitwise`` command in a namespace, and what it says."""
+
+    def __init__(self, namespace: str, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            ["ip", "netns", "exec", namespace, *SPLITWISE, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"SPLITWISE_CLUSTER_KEY": KEY, "PYTHONUNBUFFERED": "1"},
+        )
+        assert self._process.stdout is not None
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,))
+        self._reader.start()
+
+    def _read(self, output: IO[str]) -> None:
+        for line in output:
+            sys.stderr.write(line)
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        output.close()
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for(self, words: str, times: int = 1) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: self.log.count(words) >= times, 90), self.log
+
+    def end(self) -> int:
+        """As by Ctrl-C; returns how it ended."""
+        self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(END_S)
+        finally:
+            self._process.kill()
+            self._reader.join()
+
+
+ASK = """
+import sys, urllib.request
+request = urllib.request.Request(sys.argv[1], sys.stdin.buffer.read(),
+                                 {"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=60).read().decode())
+"""
+
+
+def chat_in(namespace: str) -> str:
+    url = f"http://127.0.0.1:{HTTP_PORT}/v1/chat/completions"
+    answer = subprocess.run(
+        ["ip", "netns", "exec", namespace, sys.executable, "-c", ASK, url],
+        input=json.dumps(CHAT),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    return str(json.loads(answer.stdout)["choices"][0]["message"]["content"])
+
+
+@pytest.mark.slow
+def test_three_hosts_answer_as_one_machine_does(namespaces: dict[str, str]) -> None:
+    with running_server("--mixed=1") as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60).json()
+        expected = answer["choices"][0]["message"]["content"]
+    assert len(expected) > 40
+    with ExitStack() as ends:
+        gateway = Process(
+            namespaces["gateway"],
+            *("serve", "--external-workers=2", f"--port={HTTP_PORT}"),
+            *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
+        )
+        ends.callback(gateway.end)
+        gateway.wait_for("waiting for 2 workers")
+        join = f"--join={ADDRESS['gateway']}:{JOIN_PORT}"
+        common = ("worker", join, "--kv-cache-gib=0.5", "--one-piece-below=0", "--checksum")
+        token = Process(
+            namespaces["token"],
+            *(*common, "--role=token", f"--host={ADDRESS['token']}", "--machine-id=t"),
+        )
+        ends.callback(token.end)
+        prompt = Process(namespaces["prompt"], *common, "--role=prefill", "--machine-id=p")
+        ends.callback(prompt.end)
+        gateway.wait_for("ready: ")
+        assert f"taken in at {ADDRESS['token']}:" in token.log
+        assert f"taken in at {ADDRESS['prompt']}:" in prompt.log  # found by itself
+        assert chat_in(namespaces["gateway"]) == expected
+        assert "sending to t over tcp (different hosts" in prompt.log
+        # The gateway ends; its workers say so by their exit codes, and may be started again.
+        assert gateway.end() == 0
+        assert (prompt.wait(), token.wait()) == (1, 1)
+        assert "the cluster scheduler is gone" in token.log
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_cut_off_ends_and_comes_back(namespaces: dict[str, str]) -> None:
+    arguments = (
+        *("worker", f"--join={ADDRESS['gateway']}:{JOIN_PORT}"),
+        *("--kv-cache-gib=0.5", "--machine-id=m"),
+    )
+    with ExitStack() as ends:
+        gateway = Process(
+            namespaces["gateway"],
+            *("serve", "--external-workers=1", f"--port={HTTP_PORT}"),
+            *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
+        )
+        ends.callback(gateway.end)
+        gateway.wait_for("waiting for 1 workers")
+        worker = Process(namespaces["prompt"], *arguments)
+        ends.callback(worker.end)
+        gateway.wait_for("ready: ")
+        expected = chat_in(namespaces["gateway"])
+        ip("-n", namespaces["gateway"], "link", "set", "to-prompt", "down")
+        assert worker.wait() == 1
+        gateway.wait_for("machine m lost: silent")
+        ip("-n", namespaces["gateway"], "link", "set", "to-prompt", "up")
+        again = Process(namespaces["prompt"], *arguments)
+        ends.callback(again.end)
+        again.wait_for("caches are taken in")
+        gateway.wait_for("machine m joined the mixed pool", times=2)
+        assert chat_in(namespaces["gateway"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "words"),
+    [
+        (["--scheduler-host=10.0.0.7"], "", "SPLITWISE_CLUSTER_KEY"),
+        (["--external-workers=1"], "", "SPLITWISE_CLUSTER_KEY"),
+        (["--scheduler-host=0.0.0.0"], KEY, "name the address"),
+        (["--scheduler-host=203.0.113.7"], KEY, "203.0.113.7"),
+        (["--prompt=0", "--token=0", "--mixed=0"], KEY, "--external-workers"),
+    ],
+)
+def test_a_scheduler_that_would_be_open_or_unreachable_is_refused(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], key: str, words: str
+) -> None:
+    monkeypatch.setenv("SPLITWISE_CLUSTER_KEY", key)
+    with pytest.raises(ServerError, match=words), running_server(*arguments):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "words"),
+    [
+        (["--join=127.0.0.1:9"], "", "SPLITWISE_CLUSTER_KEY"),
+        (["--join=nobody.invalid:9"], KEY, "nobody.invalid"),
+        (["--join=127.0.0.1:9", "--host=203.0.113.7"], KEY, "--host 203.0.113.7"),
+        (["--join=127.0.0.1:9", "--host=0.0.0.0"], KEY, "0.0.0.0"),
+        (["--join=[::1]:9"], KEY, "no cluster scheduler answers"),
+    ],
+)
+def test_a_worker_that_cannot_take_part_says_why(
+    arguments: list[str], key: str, words: str
+) -> None:
+    result = subprocess.run(
+        [*SPLITWISE, "worker", "--kv-cache-gib=0.1", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"SPLITWISE_CLUSTER_KEY": key},
+    )
+    assert result.returncode in (1, 2)
+    assert words in result.stderr and "Traceback" not in result.stderr
