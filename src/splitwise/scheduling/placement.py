@@ -114,7 +114,7 @@ def bring_back(cluster: Cluster, machine: int, pool: Pool, kv_capacity_tokens: i
 
 def can_serve(cluster: Cluster) -> bool:
     """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
-    return bool(cluster.up.any())
+    return bool(np.count_nonzero(cluster.up))
 
 
 @shared
@@ -243,7 +243,7 @@ def choose(
 @shared
 def pull(cluster: Cluster, machine: int, opposite: int) -> None:
     """Move a machine chosen for a phase that its pool, ``opposite``, does not run."""
-    if cluster.pool[machine] == opposite:
+    if int(cluster.pool[machine]) == opposite:  # numpy takes microseconds to compare with an enum
         move(cluster, machine, Pool.MIXED)
 
 
