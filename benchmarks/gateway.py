@@ -7,7 +7,8 @@ those of a rate are the whole host's.
 
     python benchmarks/gateway.py [--only CASE ...] [--router /path/to/vllm-router]
 
-``--router`` adds vllm-router, before a prompt and a token worker that answer at once.
+The case ``mock_machines`` leaves engine and transfer out, too. ``--router`` adds vllm-router to it,
+before a prompt and a token server that answer at once.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+import gateway_mock
 import gateway_peer
 from common import RESULTS, environment, percentile, write_result
 from front_client import Exchange, closed_loop, open_loop, post
@@ -56,10 +58,14 @@ class Front:
 
 @contextmanager
 def front(prompt_token_s: float = 0.0, iteration_s: float = 0.0) -> Iterator[Front]:
-    """A server of one prompt and one token machine with these engine times."""
+    """A server of one prompt and one token machine with these engine times.
+
+    They keep their roles: each request is split, whatever the load.
+    """
     before = set(children(os.getpid()))
     times = [f"--null-prompt-token-s={prompt_token_s}", f"--null-iteration-s={iteration_s}"]
-    with running_server("--engine=null", *times, "--max-waiting-requests=4096") as url:
+    limits = ["--max-waiting-requests=4096", "--no-change-roles"]
+    with running_server("--engine=null", *times, *limits) as url:
         (gateway,) = set(children(os.getpid())) - before
         yield Front(int(url.rsplit(":", 1)[1]), gateway, children(gateway))
 
@@ -173,6 +179,9 @@ def many_streams(options: argparse.Namespace) -> dict[str, Any]:
         "tokens_a_stream": tokens,
         "tokens": total,
         "seconds": span_s([e for _, e in done]),
+        "seconds_with_all_streams_at_once": (
+            min(e.end_s for _, e in done) - max(e.first_s for _, e in done)
+        ),
         "streams_with_exactly_the_right_text": right,
         "streams_wrong": options.streams - right,
         "gateway_cpu_us_per_token": used_s / total * 1e6,
@@ -205,9 +214,13 @@ def scheduler(options: argparse.Namespace) -> dict[str, Any]:
     return {f"{size}_machines": measure_scheduler(size, options.decisions) for size in sizes}
 
 
-def peer(options: argparse.Namespace) -> dict[str, Any]:
-    """vllm-router over workers that answer at once; figures as in ``one_client`` and ``rate``."""
-    return gateway_peer.measure(options.router, options.requests, CLIENTS, options.seconds)
+def mock_machines(options: argparse.Namespace) -> dict[str, Any]:
+    """The gateway and the scheduler over machines that answer at once, and vllm-router likewise."""
+    load = (options.requests, CLIENTS, options.seconds)
+    figures = {"splitwise": gateway_mock.measure(*load)}
+    if options.router is not None:
+        figures["vllm_router"] = gateway_peer.measure(options.router, *load)
+    return figures
 
 
 CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
@@ -217,7 +230,7 @@ CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "many_streams": many_streams,
     "memory": memory,
     "scheduler": scheduler,
-    "peer": peer,
+    "mock_machines": mock_machines,
 }
 
 
@@ -235,8 +248,6 @@ def main() -> None:
     options = parser.parse_args()
     record = _record_so_far()
     for name in options.only:
-        if name == "peer" and options.router is None:
-            continue
         figures = CASES[name](options)
         record["cases"][name] = {"environment": environment(), **figures}
         write_result("gateway", record)

@@ -6,7 +6,6 @@ answer at once with as many tokens as they are asked for, so that what is measur
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import time
@@ -21,13 +20,12 @@ from typing import Any
 import uvloop
 
 from common import percentile
-from front_client import closed_loop, open_loop, post
-from processes import cpu_s
+from front_client import closed_loop, post
+from gateway_mock import BODY as OUR_BODY
+from gateway_mock import PATH, TICK_S, front_figures
 
 START_LIMIT_S = 60.0
-PATH = "/v1/completions"
-BODY = {"model": "null", "prompt": "word " * 16, "max_tokens": 2, "temperature": 0}
-STREAM_TOKENS = 128
+BODY = OUR_BODY | {"model": "null"}
 
 
 class MockWorker(asyncio.Protocol):
@@ -73,7 +71,7 @@ class MockWorker(asyncio.Protocol):
         event = b'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"null",'
         event += b'"choices":[{"index":0,"text":" word","finish_reason":null}]}\n\n'
         for _ in range(tokens):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(TICK_S)
             self._transport.write(b"%x\r\n%s\r\n" % (len(event), event))
         end = b"data: [DONE]\n\n"
         self._transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
@@ -146,35 +144,11 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def measure(command: Path, requests: int, clients: int, seconds: float) -> dict[str, Any]:
-    """One client, many clients, half of that rate, and streams, as for our gateway."""
-    request = post(PATH, BODY)
-    stream = [post(PATH, BODY | {"max_tokens": STREAM_TOKENS, "stream": True})]
+    """The same figures as of our gateway over mock machines (``gateway_mock``)."""
     with ExitStack() as running:
         prompt, token = (running.enter_context(_mock_worker()) for _ in range(2))
         port, pid = running.enter_context(_router(command, prompt, token))
-        uvloop.run(closed_loop(port, [request], clients, requests // 4))
-        direct = [e for _, e in uvloop.run(closed_loop(token, [request], 1, 500))]
-        one = [e for _, e in uvloop.run(closed_loop(port, [request], 1, requests // 4))]
-        used_s, began_s = -cpu_s(pid), time.perf_counter()
-        many = [e for _, e in uvloop.run(closed_loop(port, [request], clients, requests))]
-        per_s = requests / (time.perf_counter() - began_s)
-        used_s += cpu_s(pid)
-        half = uvloop.run(open_loop(port, request, per_s / 2, seconds))
-        count = max(2 * clients, requests // 20)
-        stream_s = -cpu_s(pid)
-        uvloop.run(closed_loop(port, stream, clients, count))
-        stream_s += cpu_s(pid)
-    return {
-        "command": os.path.basename(command),
-        "mock_worker_alone_p50_ms": percentile([e.took_s for e in direct], 50) * 1e3,
-        "one_client": _milliseconds([e.took_s for e in one]),
-        "requests_per_s": per_s,
-        "took": _milliseconds([e.took_s for e in many]),
-        "cpu_us_per_request": used_s / requests * 1e6,
-        "half_load": _milliseconds([e.took_s for e in half]),
-        "cpu_us_per_streamed_token": stream_s / (count * STREAM_TOKENS) * 1e6,
-    }
-
-
-def _milliseconds(seconds: list[float]) -> dict[str, float]:
-    return {f"p{p}_ms": percentile(seconds, p) * 1e3 for p in (50, 99)}
+        request = [post(PATH, BODY)]
+        direct = [e.took_s for _, e in uvloop.run(closed_loop(token, request, 1, 500))]
+        figures = front_figures(port, pid, BODY, requests, clients, seconds)
+    return {"mock_worker_alone_p50_ms": percentile(direct, 50) * 1e3} | figures
