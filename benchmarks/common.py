@@ -43,6 +43,12 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """What is usual, what is rare, and what the best tenth of them took, which other users of the
+    machine disturbed least."""
+    return {f"p{p}_ms": percentile(seconds, p) * 1e3 for p in (10, 50, 99)}
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

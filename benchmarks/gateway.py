@@ -26,7 +26,7 @@ from rich.table import Table
 
 import gateway_mock
 import gateway_peer
-from common import RESULTS, environment, percentile, write_result
+from common import RESULTS, environment, milliseconds, write_result
 from front_client import Exchange, closed_loop, open_loop, post
 from processes import children, cpu_s, resident_mib
 from scheduler_load import measure_scheduler
@@ -68,10 +68,6 @@ def front(prompt_token_s: float = 0.0, iteration_s: float = 0.0) -> Iterator[Fro
     with running_server("--engine=null", *times, *limits) as url:
         (gateway,) = set(children(os.getpid())) - before
         yield Front(int(url.rsplit(":", 1)[1]), gateway, children(gateway))
-
-
-def milliseconds(seconds: list[float]) -> dict[str, float]:
-    return {f"p{p}_ms": percentile(seconds, p) * 1e3 for p in (50, 99)}
 
 
 def one_client(options: argparse.Namespace) -> dict[str, Any]:
@@ -248,8 +244,10 @@ def main() -> None:
     options = parser.parse_args()
     record = _record_so_far()
     for name in options.only:
+        load = os.getloadavg()[0]
         figures = CASES[name](options)
-        record["cases"][name] = {"environment": environment(), **figures}
+        where = environment() | {"load_average_before": load}
+        record["cases"][name] = {"environment": where, **figures}
         write_result("gateway", record)
         _show(name, figures)
 

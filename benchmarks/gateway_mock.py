@@ -7,7 +7,6 @@ a request takes here is the gateway's and the scheduler's own.
 
 import asyncio
 import multiprocessing as mp
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from common import percentile
+from common import milliseconds
 from front_client import closed_loop, open_loop, post
 from processes import cpu_s
 from splitwise.engine.base import ModelInfo
@@ -36,6 +35,7 @@ from splitwise.serving.messages import (
     PromptsStarted,
     Register,
     RunPrompt,
+    Shutdown,
     ToWorker,
     Transferred,
 )
@@ -98,10 +98,11 @@ class MockMachine:
         self._wire.send(Register(name, self._pool, proof, info, layout, address))
         beat = asyncio.create_task(self._beat())
         try:
-            while True:
-                self._take(await self._wire.receive())
-        except (EOFError, OSError):
-            beat.cancel()  # the gateway has ended
+            while not isinstance(message := await self._wire.receive(), Shutdown):
+                self._take(message)
+        finally:
+            beat.cancel()
+            await self._wire.close()
 
     def _take(self, message: ToWorker) -> None:
         if isinstance(message, RunPrompt):
@@ -189,15 +190,10 @@ def front_figures(
     uvloop.run(closed_loop(port, stream, clients, streams))
     stream_s += cpu_s(pid)
     return {
-        "load_average": os.getloadavg()[0],
-        "one_client": _milliseconds([e.took_s for _, e in one]),
+        "one_client": milliseconds([e.took_s for _, e in one]),
         "requests_per_s": per_s,
-        "took": _milliseconds([e.took_s for _, e in many]),
+        "took": milliseconds([e.took_s for _, e in many]),
         "cpu_us_per_request": used_s / requests * 1e6,
-        "half_load": _milliseconds([e.took_s for e in half]),
+        "half_load": milliseconds([e.took_s for e in half]),
         "cpu_us_per_streamed_token": stream_s / (streams * STREAM_TOKENS) * 1e6,
     }
-
-
-def _milliseconds(seconds: list[float]) -> dict[str, float]:
-    return {f"p{p}_ms": percentile(seconds, p) * 1e3 for p in (50, 99)}
