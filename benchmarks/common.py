@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def write_result(name: str, record: dict[str, Any]) -> Path:
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return file
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that ``percent`` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """What is usual, what is rare, and what the best tenth of them took, which other users of the
+    machine disturbed least."""
+    return {f"p{p}_ms": percentile(seconds, p) * 1e3 for p in (10, 50, 99)}
 
 
 def _cpu_model() -> str:

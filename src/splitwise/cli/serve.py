@@ -11,6 +11,7 @@ from rich.console import Console
 from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
+from splitwise.cli.worker import is_null
 
 
 def serve(
@@ -47,6 +48,15 @@ def serve(
     load_format: Annotated[
         str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="torch, or null: fixed times and no model, to measure the rest.")
+    ] = "torch",
+    null_prompt_token_s: Annotated[
+        float, typer.Option(min=0, help="Null engine: seconds a prompt token.")
+    ] = 0.0,
+    null_iteration_s: Annotated[
+        float, typer.Option(min=0, help="Null engine: seconds an iteration of the token phase.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a worker.")] = 1,
     kv_cache_gib: Annotated[
         float, typer.Option(min=0.001, help="KV cache memory a worker, taken when first used.")
@@ -118,6 +128,7 @@ def serve(
     from splitwise.cli.access import read_access
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
+    from splitwise.engine.null.engine import null_model
     from splitwise.serving.admin import ADMIN_KEY_VARIABLE
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
@@ -126,7 +137,8 @@ def serve(
 
     access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
     try:
-        folder = resolve_model(model)
+        is_built_in = is_null(engine) and model is None
+        folder = null_model() if is_built_in else resolve_model(model)
         options = ServeOptions(
             host=host,
             port=port,
@@ -145,6 +157,9 @@ def serve(
                 f"--device={device}",
                 f"--dtype={dtype}",
                 f"--load-format={load_format}",
+                f"--engine={engine}",
+                f"--null-prompt-token-s={null_prompt_token_s}",
+                f"--null-iteration-s={null_iteration_s}",
                 f"--kv-cache-gib={kv_cache_gib}",
                 f"--transport={transport}",
                 *(["--checksum"] if checksum else []),
@@ -181,7 +196,7 @@ def serve(
 
         with status:
             uvloop.run(gateway.run(announce))
-    except (ModelError, LaunchError, OSError) as error:
+    except (ModelError, LaunchError, OSError, ValueError) as error:
         fail(error)
 
 

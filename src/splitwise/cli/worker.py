@@ -13,6 +13,9 @@ from splitwise.scheduling.pools import POOL_NAMES
 if TYPE_CHECKING:
     import torch
 
+    from splitwise.engine.base import Engine
+    from splitwise.engine.model_files import ModelFolder
+
 
 def worker(
     join: Annotated[str, typer.Option(help="HOST:PORT of the cluster scheduler.")],
@@ -47,6 +50,13 @@ def worker(
     load_format: Annotated[
         str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
     ] = "auto",
+    engine: Annotated[str, typer.Option(help="torch, or null: fixed times, no model.")] = "torch",
+    null_prompt_token_s: Annotated[
+        float, typer.Option(min=0, help="Null engine: seconds a prompt token.")
+    ] = 0.0,
+    null_iteration_s: Annotated[
+        float, typer.Option(min=0, help="Null engine: seconds an iteration of the token phase.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     cores: Annotated[str, typer.Option(help="Cores for the engine, such as 0,1.")] = "",
     kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
@@ -72,23 +82,25 @@ def worker(
 
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import ModelFolder, resolve_model
-    from splitwise.engine.torch.engine import TorchEngine
+    from splitwise.engine.null.engine import NullEngine, null_model
     from splitwise.serving.machine import MachineLimits
     from splitwise.serving.worker import WorkerError, WorkerOptions, run_worker
 
     try:
-        folder = resolve_model(model)
+        is_built_in = is_null(engine) and model is None
+        found = null_model() if is_built_in else resolve_model(model)
+        folder = ModelFolder(found.path, model_name or found.name)
         # ValueError says which argument the engine or the transfer cannot work with.
-        engine = TorchEngine(
-            ModelFolder(folder.path, model_name or folder.name),
-            cache_memory_bytes=int(kv_cache_gib * 2**30),
-            device=device_of(device, rank),
-            dtype=dtype_of(dtype),
-            threads=threads,
-            random_weights=is_dummy(load_format),
-        )
+        cache_memory_bytes = int(kv_cache_gib * 2**30)
+        runs: Engine
+        if is_null(engine):
+            runs = NullEngine(folder, cache_memory_bytes, null_prompt_token_s, null_iteration_s)
+        else:
+            runs = _torch_engine(
+                folder, cache_memory_bytes, device, rank, dtype, load_format, threads
+            )
         run_worker(
-            engine,
+            runs,
             WorkerOptions(
                 machine_id=machine_id or f"{role}-{socket.gethostname()}",
                 pool=POOL_NAMES[role],
@@ -116,6 +128,38 @@ def _own_address(join_host: str, join_port: int) -> str:
         return own_address(join_host, join_port)
     except OSError as error:
         fail(f"--join {join_host}:{join_port}: no way leads there ({error})")
+
+
+def _torch_engine(
+    folder: "ModelFolder",
+    cache_memory_bytes: int,
+    device: str,
+    rank: int,
+    dtype: str,
+    load_format: str,
+    threads: int,
+) -> "Engine":
+    from splitwise.engine.torch.engine import TorchEngine
+
+    return TorchEngine(
+        folder,
+        cache_memory_bytes,
+        device=device_of(device, rank),
+        dtype=dtype_of(dtype),
+        threads=threads,
+        random_weights=is_dummy(load_format),
+    )
+
+
+def is_null(engine: str) -> bool:
+    """Whether the engine without a model is asked for.
+
+    Raises:
+        ValueError: neither ``torch`` nor ``null``.
+    """
+    if engine not in ("torch", "null"):
+        raise ValueError(f"--engine {engine!r}: choose torch or null")
+    return engine == "null"
 
 
 def device_of(name: str, rank: int) -> str:

@@ -134,7 +134,7 @@ def set_home(cluster: Cluster, machine: int, pool: Pool) -> None:
 
 def can_serve(cluster: Cluster) -> bool:
     """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
-    return bool((cluster.up & ~cluster.draining).any())
+    return bool(np.count_nonzero(cluster.up & ~cluster.draining))
 
 
 @shared
@@ -269,7 +269,7 @@ def choose(
 @shared
 def pull(cluster: Cluster, machine: int, opposite: int) -> None:
     """Move a machine chosen for a phase that its pool, ``opposite``, does not run."""
-    if cluster.pool[machine] == opposite:
+    if int(cluster.pool[machine]) == opposite:  # numpy takes microseconds to compare with an enum
         move(cluster, machine, Pool.MIXED)
 
 

@@ -1,0 +1,100 @@
+"""The cluster scheduler alone: many machines, in this process, that only say what they would.
+
+Every request lives its whole life as the scheduler sees it: placed, started, first token from the
+prompt machine, cache moved, tokens from the token machine, ended. What is timed by itself is the
+decision: ``submit``, from admission to the messages for both machines.
+"""
+
+import asyncio
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from common import percentile
+from splitwise.engine.base import ModelInfo
+from splitwise.engine.sampling import Sample, SamplingParams
+from splitwise.observe.metrics import Metrics
+from splitwise.scheduling.pools import Pool
+from splitwise.serving.cluster import Cluster, ClusterLimits
+from splitwise.serving.generation import FinishReason, GenerationRequest
+from splitwise.serving.messages import Output, Outputs, PromptsStarted, Register, Transferred
+from splitwise.serving.request import LiveRequest
+from splitwise.transfer import ReceiverAddress, TransferStats
+from splitwise.transfer.layout import CacheLayout
+
+PROMPT_TOKENS = 256
+OUTPUT_TOKENS = 4
+LIVE_A_MACHINE = 4
+_MODEL = ModelInfo("null", 2, 1, 1, "int64", 520, 32768)
+_STATS = TransferStats("tcp", 1, 0, 0.0, 1)
+
+
+class SilentLink:
+    """A machine that takes messages and never answers by itself."""
+
+    def __init__(self, number: int, pool: Pool) -> None:
+        name = f"m{number}"
+        address = ReceiverAddress(name, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
+        self.register = Register(name, pool, b"", _MODEL, CacheLayout(2, 4096, 16, 128), address)
+
+    def send(self, message: msgspec.Struct) -> None:
+        pass
+
+
+def _life(cluster: Cluster, live: LiveRequest) -> Iterator[None]:
+    """What both machines say of a request, a message a step."""
+    prompt, token, task = live.prompt_machine, live.token_machine, live.task
+    cluster.receive(prompt, PromptsStarted([task]))
+    yield
+    cluster.receive(prompt, Outputs([Output(task, PROMPT_TOKENS, Sample(5))]))
+    yield
+    cluster.receive(token, Transferred(task, _STATS))
+    for number in range(1, OUTPUT_TOKENS):
+        yield
+        finish = FinishReason.LENGTH if number == OUTPUT_TOKENS - 1 else None
+        cluster.receive(token, Outputs([Output(task, PROMPT_TOKENS + number, Sample(5), finish)]))
+
+
+async def _run(machines: int, requests: int) -> dict[str, float]:
+    cluster = Cluster(ClusterLimits(max_waiting_requests=10**9), Metrics("null"))
+    for number in range(machines):
+        cluster.join(SilentLink(number, Pool.PROMPT if number % 2 else Pool.TOKEN))
+    lives: deque[Iterator[None]] = deque()
+    decision_s: list[float] = []
+    prompt = list(range(PROMPT_TOKENS))
+    began_s = time.perf_counter()
+    for number in range(requests):
+        request = GenerationRequest(str(number), prompt, OUTPUT_TOKENS, SamplingParams(), [])
+        at_s = time.perf_counter()
+        live = cluster.submit(request)
+        decision_s.append(time.perf_counter() - at_s)
+        lives.append(_life(cluster, live))
+        while len(lives) > LIVE_A_MACHINE * machines:
+            _advance(lives)
+    whole_s = time.perf_counter() - began_s
+    return {
+        "machines": machines,
+        "requests": requests,
+        "decisions_per_s": 1 / statistics.mean(decision_s),
+        "decision_p50_us": percentile(decision_s, 50) * 1e6,
+        "decision_p99_us": percentile(decision_s, 99) * 1e6,
+        "decision_max_us": max(decision_s) * 1e6,
+        "live_requests": len(lives),
+        "whole_lives_per_s": (requests - len(lives)) / whole_s,
+    }
+
+
+def _advance(lives: deque[Iterator[None]]) -> None:
+    """Let the next request, in turn, have its next message; one that has had its last is gone."""
+    life = lives.popleft()
+    for _ in life:
+        lives.append(life)
+        break
+
+
+def measure_scheduler(machines: int, requests: int) -> dict[str, float]:
+    """Requests through a cluster scheduler of ``machines`` machines, half of each kind."""
+    return asyncio.run(_run(machines, requests))

@@ -1,0 +1,56 @@
+"""Control messages: in order, whole, several to a write, and none lost by an orderly close."""
+
+import asyncio
+
+import pytest
+
+from splitwise.serving.messages import Cancel, Shutdown, ToWorker
+from splitwise.serving.wire import Wire, WireError
+
+
+async def connected() -> tuple[Wire[ToWorker], Wire[ToWorker], asyncio.Server]:
+    accepted: asyncio.Future[Wire[ToWorker]] = asyncio.get_running_loop().create_future()
+
+    def on_connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set_result(Wire(reader, writer, ToWorker))
+
+    server = await asyncio.start_server(on_connect, "127.0.0.1", 0)
+    near = Wire(*await asyncio.open_connection(*server.sockets[0].getsockname()), ToWorker)
+    return near, await accepted, server
+
+
+async def test_messages_come_in_order_whatever_turn_they_were_sent_in() -> None:
+    near, far, server = await connected()
+    for number in range(10):
+        near.send(Cancel(number))
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+    assert [await far.receive() for _ in range(10)] == [Cancel(number) for number in range(10)]
+    await asyncio.gather(near.close(), far.close())
+    server.close()
+
+
+async def test_what_was_sent_before_a_close_arrives_and_what_is_sent_after_it_does_not() -> None:
+    near, far, server = await connected()
+    near.send(Cancel(1))
+    near.send(Shutdown())
+    closing = asyncio.create_task(near.close())
+    assert [await far.receive(), await far.receive()] == [Cancel(1), Shutdown()]
+    near.send(Cancel(2))
+    with pytest.raises(EOFError):
+        await far.receive()
+    await far.close()
+    await closing
+    server.close()
+
+
+async def test_what_is_no_message_is_refused() -> None:
+    near, far, server = await connected()
+    near._writer.write(b"\x00\x00\x00\x02{}")
+    with pytest.raises(WireError, match="malformed"):
+        await far.receive()
+    near._writer.write(b"\xff\xff\xff\xff")
+    with pytest.raises(WireError, match="bytes"):
+        await far.receive()
+    await asyncio.gather(near.close(), far.close())
+    server.close()
