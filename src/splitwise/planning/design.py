@@ -36,10 +36,6 @@ class Family:
         """Whether the phases run on different machines."""
         return len(self.pools) > 1
 
-    def stock(self, which: int) -> int:
-        """How many machines of that group can be had, if the other groups take none."""
-        return self.offers[which].stock
-
 
 class Totals(Protocol):
     """What a cluster is charged by."""
