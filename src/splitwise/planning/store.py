@@ -58,12 +58,14 @@ class OutcomeStore:
     def _open(self, path: Path | None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path or ":memory:", timeout=_TIMEOUT_S)
-        # To change the mode asks for the whole file at once, however long the timeout.
-        if self._connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            self._connection.execute("PRAGMA journal_mode=WAL")
+        # A writer says so before it reads, and there is no write-ahead log: to go to one, or to
+        # leave one, may find the file locked at once, however long the timeout.
+        self._connection = sqlite3.connect(
+            path or ":memory:", timeout=_TIMEOUT_S, isolation_level="IMMEDIATE"
+        )
         self._connection.execute("PRAGMA synchronous=NORMAL")
         with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(_TABLE)
             # Nobody asks again for what an older simulator said.
             self._connection.execute("DELETE FROM outcomes WHERE source != ?", (self._source,))
