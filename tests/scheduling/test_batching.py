@@ -4,11 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitwise.scheduling import admission
-from splitwise.scheduling.batching import count_prompts, joins_batch, may_reserve, pick_victim
+from splitwise.scheduling.batching import (
+    count_prompts,
+    decode_places,
+    is_aged,
+    joins_batch,
+    may_reserve,
+    pick_victim,
+)
 
 
 def test_prompts_fill_the_budget_and_no_more() -> None:
-    assert count_prompts([1000, 1000, 48, 1], [1, 1, 1, 1], 10, 10, 2048) == 3
+    assert count_prompts([1000, 1000, 48, 1], [1, 1, 1, 1], 10) == 3
 
 
 def test_who_joins_a_batch() -> None:
@@ -18,18 +25,37 @@ def test_who_joins_a_batch() -> None:
 
 
 def test_a_prompt_beyond_the_budget_runs_alone() -> None:
-    assert count_prompts([5000, 1], [1, 1], 10, 10, 2048) == 1
-    assert count_prompts([1, 5000], [1, 1], 10, 10, 2048) == 1
+    assert count_prompts([5000, 1], [1, 1], 10) == 1
+    assert count_prompts([1, 5000], [1, 1], 10) == 1
 
 
 def test_nothing_overtakes_a_prompt_that_does_not_fit_in_memory() -> None:
-    assert count_prompts([10, 10, 10], [2, 9, 1], 10, 10, 2048) == 1
-    assert count_prompts([10], [11], 10, 10, 2048) == 0
+    assert count_prompts([10, 10, 10], [2, 9, 1], 10) == 1
+    assert count_prompts([10], [11], 10) == 0
 
 
 def test_slots_bound_the_batch() -> None:
-    assert count_prompts([1, 1, 1], [1, 1, 1], 10, 2, 2048) == 2
-    assert count_prompts([1], [1], 10, -1, 2048) == 0
+    assert count_prompts([1, 1, 1], [1, 1, 1], 10, batch_requests=2) == 2
+
+
+def test_aged_decodes_take_their_places_before_prompts() -> None:
+    assert count_prompts([1, 1, 1], [1, 1, 1], 10, aged=1, batch_requests=3) == 2
+    assert count_prompts([1], [1], 10, aged=3, batch_requests=3) == 0
+    assert count_prompts([1000, 1047], [1, 1], 10, aged=1) == 2
+    assert count_prompts([1000, 1048], [1, 1], 10, aged=1) == 1
+    assert count_prompts([5000], [1], 10, aged=1) == 0  # it would run alone
+
+
+def test_decodes_get_the_places_that_prompts_leave() -> None:
+    assert decode_places(0, 0, 512, 2048) == 512
+    assert decode_places(3, 300, 512, 2048) == 509
+    assert decode_places(3, 2000, 512, 2048) == 48
+    assert decode_places(1, 5000, 512, 2048) == 0
+
+
+def test_who_was_preempted_up_to_the_cap_is_aged() -> None:
+    assert [is_aged(skips, 4) for skips in (0, 3, 4, 5)] == [False, False, True, True]
+    assert not is_aged(99, 0)
 
 
 @given(
@@ -46,7 +72,7 @@ def test_a_batch_is_within_bounds_and_cannot_be_longer(
     def fits(n: int) -> bool:
         return n <= slots and sum(blocks[:n]) <= free_blocks and (n == 1 or sum(tokens[:n]) <= 2048)
 
-    count = count_prompts(tokens, blocks, free_blocks, slots, 2048)
+    count = count_prompts(tokens, blocks, free_blocks, batch_requests=slots)
     assert count == 0 or fits(count)
     assert count == len(prompts) or not fits(count + 1)
 

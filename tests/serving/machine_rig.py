@@ -19,6 +19,7 @@ from splitwise.transfer import KVReceiver, KVSender, ReceiverAddress
 VOCABULARY = 128
 WAIT_S = 20.0
 KEY = "a key for the test"
+LIMITS = MachineLimits(one_piece_below_tokens=8)
 
 
 def tiny_folder(path: Path) -> ModelFolder:
@@ -41,7 +42,13 @@ def tiny_folder(path: Path) -> ModelFolder:
 class Rig:
     """A machine with its inbox, driven step by step."""
 
-    def __init__(self, folder: ModelFolder, name: str, blocks: int) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        name: str,
+        blocks: int,
+        limits: MachineLimits = LIMITS,
+    ) -> None:
         block_bytes = 3 * 2 * 16 * 2 * 8 * 4  # layers, K and V, tokens, KV heads, dims, float32
         self.engine = TorchEngine(folder, blocks * block_bytes)
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -49,7 +56,6 @@ class Rig:
         common = (self.engine.memory, self.engine.layout, name, KEY)
         self.receiver = KVReceiver(*common, on_event=self.inbox.put)
         self.sender = KVSender(*common, on_event=self.inbox.put)
-        limits = MachineLimits(one_piece_below_tokens=8)
         self.machine = Machine(self.engine, self.sender, self.receiver, self.said.append, limits)
 
     @property

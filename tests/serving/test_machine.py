@@ -9,9 +9,11 @@ from machine_rig import VOCABULARY, Rig, run_until, tiny_folder
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
 from splitwise.serving.generation import FinishReason
+from splitwise.serving.machine import MachineLimits
 from splitwise.serving.messages import (
     Cancel,
     Expect,
+    Outputs,
     Preempted,
     PromptsStarted,
     RunPrompt,
@@ -198,3 +200,40 @@ def test_a_prompt_machine_that_dies_fails_what_it_was_to_send(
     run_until(lambda: t.is_empty, t)
     [failure] = t.heard(TaskFailed)
     assert failure.task == 2 and failure.in_transfer  # type: ignore[attr-defined]
+
+
+def outputs_a_turn(rig: Rig, turns: int) -> list[set[int]]:
+    """The tasks that had a token in each of the next iterations."""
+    heard = []
+    for _ in range(turns):
+        before = len(rig.said)
+        rig.turn()
+        outputs = [m for m in rig.said[before:] if isinstance(m, Outputs)]
+        heard.append({item.task for message in outputs for item in message.items})
+    return heard
+
+
+def test_prompts_take_the_places_of_a_full_batch(folder: ModelFolder) -> None:
+    """And those who gave theirs up are the first to have one again."""
+    rig = Rig(folder, "m", 64, MachineLimits(batch_requests=2))
+    specs = [spec(1, 8, 9), spec(2, 8, 9), spec(3, 8, 9)]
+    rig.machine.handle(RunPrompt(specs[0]))
+    rig.machine.handle(RunPrompt(specs[1]))
+    assert outputs_a_turn(rig, 2) == [{1, 2}, {1, 2}]
+    rig.machine.handle(RunPrompt(specs[2]))
+    assert outputs_a_turn(rig, 2) == [{1, 3}, {1, 2}]  # 3 waits for a place of the token phase
+    run_until(lambda: rig.is_empty, rig)
+    assert [rig.tokens(one) for one in (1, 2, 3)] == alone(
+        folder, spec(1, 8, 9), spec(2, 8, 9), spec(3, 8, 9)
+    )
+    rig.close()
+
+
+def test_a_decode_is_preempted_at_most_four_times_in_a_row(folder: ModelFolder) -> None:
+    rig = Rig(folder, "m", 64, MachineLimits(prompt_batch_tokens=40))
+    rig.machine.handle(RunPrompt(spec(1, 8, 9)))
+    outputs_a_turn(rig, 2)
+    for task in range(2, 8):
+        rig.machine.handle(RunPrompt(spec(task, 40, 1)))
+    assert outputs_a_turn(rig, 8) == [{2}, {3}, {4}, {5}, {1}, {6}, {7}, {1}]
+    rig.close()

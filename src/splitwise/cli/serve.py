@@ -73,7 +73,9 @@ def serve(
     queue_threshold: Annotated[
         int, typer.Option(min=1, help="Pending tokens past which a prompt queue counts as long.")
     ] = 8192,
-    prompt_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt batch.")] = 2048,
+    prompt_batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")
+    ] = 2048,
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
     ] = 1024,

@@ -62,7 +62,9 @@ def worker(
     kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
     transport: Annotated[str, typer.Option(help="auto, or the name of a transport.")] = "auto",
     checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
-    prompt_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a prompt batch.")] = 2048,
+    prompt_batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")
+    ] = 2048,
     one_piece_below: Annotated[
         int, typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece.")
     ] = 512,

@@ -1,7 +1,9 @@
 """Machine-level scheduling: what runs in a machine's next iteration.
 
 Prompts are taken first come, first served, up to a token budget; decodes as far as memory holds
-(Splitwise, section IV.C). A mixed machine runs both in one iteration.
+(Splitwise, section IV.C). A mixed machine runs both in one iteration: prompts first, and decodes
+in the places that are left. Those that are left out, preempted, keep their cache and age; after
+``MAX_PREEMPTIONS`` iterations in a row they go before prompts.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from splitwise.scheduling.shared import shared
 PROMPT_BATCH_TOKENS: Final = 2048
 """Prompt throughput falls beyond this many batched tokens (Splitwise, figure 6)."""
 BATCH_REQUESTS: Final = 512
+MAX_PREEMPTIONS: Final = 4
 
 
 @shared
@@ -24,24 +27,42 @@ def joins_batch(prompt_tokens: int, left_tokens: int, is_first: bool) -> bool:
     return is_first or prompt_tokens <= left_tokens
 
 
+@shared
+def is_aged(skips: int, max_preemptions: int) -> bool:
+    """Whether a decode that ``skips`` iterations in a row went without goes before prompts.
+
+    With ``max_preemptions`` 0 none ever does.
+    """
+    return 0 < max_preemptions <= skips
+
+
+@shared
+def decode_places(prompts: int, prompt_tokens: int, batch_requests: int, batch_tokens: int) -> int:
+    """How many decodes run beside ``prompts`` that have ``prompt_tokens`` in all."""
+    return min(batch_requests - prompts, max(batch_tokens - prompt_tokens, 0))
+
+
 def count_prompts(
     prompt_tokens: Sequence[int],
     prompt_blocks: Sequence[int],
     free_blocks: int,
-    free_slots: int,
-    budget_tokens: int = PROMPT_BATCH_TOKENS,
+    aged: int = 0,
+    batch_requests: int = BATCH_REQUESTS,
+    batch_tokens: int = PROMPT_BATCH_TOKENS,
 ) -> int:
     """How many prompts at the head of the queue make up the next prompt batch.
 
     The batch ends at the first prompt that passes the budget (``joins_batch``), the free blocks
-    or the free slots.
+    or the places in the batch. ``aged`` decodes have taken theirs.
     """
     count = 0
-    for i in range(min(len(prompt_tokens), free_slots)):
+    left_tokens = batch_tokens - aged
+    for i in range(min(len(prompt_tokens), batch_requests - aged)):
         free_blocks -= prompt_blocks[i]
-        if free_blocks < 0 or not joins_batch(prompt_tokens[i], budget_tokens, count == 0):
+        is_first = count == 0 and aged == 0
+        if free_blocks < 0 or not joins_batch(prompt_tokens[i], left_tokens, is_first):
             break
-        budget_tokens -= prompt_tokens[i]
+        left_tokens -= prompt_tokens[i]
         count += 1
     return count
 

@@ -10,7 +10,8 @@ The life of a task here (states: ``TaskState``):
    the transfer says ``Sent``; without one it joins ``_running``: RUNNING.
 4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
    reserved and promised to the prompt machine it is EXPECTED.
-5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration.
+5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration, but for those that
+   prompts preempt (``_decodes``).
 6. A stop token, the length, a cancel, a failure or a preemption ends it. ``_free`` gives the
    blocks back, once; where a transfer might still touch them the task waits as RELEASING for the
    transfer's word. A transfer that was begun or expected gives exactly one such word.
@@ -65,6 +66,7 @@ class MachineLimits(msgspec.Struct, frozen=True):
 
     prompt_batch_tokens: int = batching.PROMPT_BATCH_TOKENS
     batch_requests: int = batching.BATCH_REQUESTS
+    max_preemptions: int = batching.MAX_PREEMPTIONS
     one_piece_below_tokens: int = 512
     """Shorter prompts are transferred in one go (Splitwise, section IV.D)."""
     put_bytes: int = 4 << 20
@@ -239,11 +241,12 @@ class Machine:
         """Run one iteration; False if there was nothing that could run."""
         self._grow()
         prompts = self._start_prompts()
-        batch = prompts + self._running
+        decodes = self._decodes(prompts)
+        batch = prompts + decodes
         if not batch:
             return False
         try:
-            samples = self._step(prompts, batch)
+            samples = self._step(prompts, decodes)
         except _Abandoned:
             for task in prompts:
                 self._cancel(task.id)
@@ -257,15 +260,18 @@ class Machine:
 
     def _start_prompts(self) -> list[Task]:
         """Move the prompts of the next iteration out of the queue and give them blocks."""
-        slots = self._limits.batch_requests - len(self._running)
-        lengths = [len(task.history) for task in islice(self._prompts, max(0, slots))]
+        if not self._prompts:
+            return []
+        limits = self._limits
+        lengths = [len(task.history) for task in islice(self._prompts, limits.batch_requests)]
         needed = [self._engine.layout.blocks_for(tokens) for tokens in lengths]
         count = batching.count_prompts(
             lengths,
             needed,
             self._pool.free_count - len(self._running),
-            slots,
-            self._limits.prompt_batch_tokens,
+            self._order_running(),
+            limits.batch_requests,
+            limits.prompt_batch_tokens,
         )
         started = [self._prompts.popleft() for _ in range(count)]
         for task, blocks in zip(started, needed, strict=False):
@@ -278,10 +284,39 @@ class Machine:
             self._emit(PromptsStarted([task.id for task in started]))
         return started
 
-    def _step(self, prompts: list[Task], batch: list[Task]) -> list[Sample]:
+    def _order_running(self) -> int:
+        """Order the running tasks as prompts are about to take places; returns how many are aged.
+
+        First those preempted up to the cap, who go before prompts, then others that were preempted,
+        then those that ran; newcomers last.
+        """
+        cap = self._limits.max_preemptions
+        if not any(task.skips for task in self._running):
+            return 0
+        self._running.sort(key=lambda task: (not batching.is_aged(task.skips, cap), not task.skips))
+        return sum(batching.is_aged(task.skips, cap) for task in self._running)
+
+    def _decodes(self, prompts: list[Task]) -> list[Task]:
+        """The running tasks that have a place beside ``prompts``; the others among them that had
+        one before are preempted for this iteration."""
+        places = batching.decode_places(
+            len(prompts),
+            sum(len(task.history) for task in prompts),
+            self._limits.batch_requests,
+            self._limits.prompt_batch_tokens,
+        )
+        seated = self._running[:places]
+        for task in seated:
+            task.has_place, task.skips = True, 0
+        for task in self._running[places:]:
+            task.skips += task.has_place
+        return seated
+
+    def _step(self, prompts: list[Task], decodes: list[Task]) -> list[Sample]:
         works: list[Work] = [task.prompt_work() for task in prompts]
-        works += [task.token_work() for task in self._running]
-        samples = self._engine.step(works, self._layer_callback(batch) if prompts else None)
+        works += [task.token_work() for task in decodes]
+        on_layer = self._layer_callback(prompts + decodes) if prompts else None
+        samples = self._engine.step(works, on_layer)
         return [sample for sample in samples if sample is not None]
 
     def _layer_callback(self, batch: list[Task]) -> LayerCallback:

@@ -38,6 +38,10 @@ class Task:
     target: ReceiverAddress | None = None
     source_id: str | None = None
     blocks: list[int] = field(default_factory=list)
+    has_place: bool = False
+    """Whether it has been in an iteration of the token phase."""
+    skips: int = 0
+    """Iterations in a row that it was left out of since."""
 
     @property
     def id(self) -> int:

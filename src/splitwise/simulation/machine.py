@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.batching import joins_batch
+from splitwise.scheduling.batching import decode_places, joins_batch
 from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
@@ -199,8 +199,8 @@ def seat_decodes(state: Any, machine: int, now: float) -> None:
     """Choose the decodes of the batch: those started, then newcomers whose cache is here."""
     here = state.machines[machine]
     rules = state.rules
-    left = min(
-        rules.batch_requests - here.batch_prompts, max(rules.batch_tokens - here.batch_tokens, 0)
+    left = decode_places(
+        here.batch_prompts, here.batch_tokens, rules.batch_requests, rules.batch_tokens
     )
     here.active = min(here.started, left)
     hold(state, machine)

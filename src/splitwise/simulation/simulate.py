@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitwise.hardware.iteration_times import IterationTimes
-from splitwise.scheduling.batching import BATCH_REQUESTS, PROMPT_BATCH_TOKENS
+from splitwise.scheduling.batching import BATCH_REQUESTS, MAX_PREEMPTIONS, PROMPT_BATCH_TOKENS
 from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS, new_cluster
 from splitwise.scheduling.pools import Pool
 from splitwise.scheduling.ranking import new_ranking
@@ -70,7 +70,7 @@ class Options:
     queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
     batch_tokens: int = PROMPT_BATCH_TOKENS
     batch_requests: int = BATCH_REQUESTS
-    max_preemptions: int = 4
+    max_preemptions: int = MAX_PREEMPTIONS
     change_roles: bool = True
     chunk_prompts: bool = False
     overlap: bool = True

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from splitwise.scheduling.batching import is_aged
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.state import Phase
 
@@ -52,15 +53,14 @@ def age_and_order(state: Any, machine: int) -> int:
     slots = state.slots[machine]
     ordered = state.scratch
     count = 0
-    if cap > 0:
-        for slot in range(started):
-            if slots[slot].skips >= cap:
-                ordered[count] = slots[slot]
-                count += 1
+    for slot in range(started):
+        if is_aged(slots[slot].skips, cap):
+            ordered[count] = slots[slot]
+            count += 1
     aged = count
     for i in range(started):
         slot = (here.active + i) % started
-        if cap <= 0 or slots[slot].skips < cap:
+        if not is_aged(slots[slot].skips, cap):
             ordered[count] = slots[slot]
             count += 1
     for slot in range(started):
