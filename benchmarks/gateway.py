@@ -64,7 +64,12 @@ def front(prompt_token_s: float = 0.0, iteration_s: float = 0.0) -> Iterator[Fro
     """
     before = set(children(os.getpid()))
     times = [f"--null-prompt-token-s={prompt_token_s}", f"--null-iteration-s={iteration_s}"]
-    limits = ["--max-waiting-requests=4096", "--no-change-roles", f"--queue-threshold={10**9}"]
+    limits = [
+        "--batch-requests=1024",
+        "--max-waiting-requests=4096",
+        "--no-change-roles",
+        f"--queue-threshold={10**9}",
+    ]
     with running_server("--engine=null", *times, *limits) as url:
         (gateway,) = set(children(os.getpid())) - before
         yield Front(int(url.rsplit(":", 1)[1]), gateway, children(gateway))

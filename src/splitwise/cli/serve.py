@@ -76,6 +76,9 @@ def serve(
     prompt_batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")
     ] = 2048,
+    batch_requests: Annotated[
+        int, typer.Option("--batch-requests", "--max-num-seqs", min=1, help="Requests a batch.")
+    ] = 512,
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
     ] = 1024,
@@ -167,6 +170,7 @@ def serve(
                 *(["--checksum"] if checksum else []),
                 f"--one-piece-below={one_piece_below}",
                 f"--prompt-batch-tokens={prompt_batch_tokens}",
+                f"--batch-requests={batch_requests}",
             ],
             cluster=ClusterLimits(
                 max_waiting_requests=max_waiting_requests,

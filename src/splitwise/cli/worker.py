@@ -65,6 +65,9 @@ def worker(
     prompt_batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")
     ] = 2048,
+    batch_requests: Annotated[
+        int, typer.Option("--batch-requests", "--max-num-seqs", min=1, help="Requests a batch.")
+    ] = 512,
     one_piece_below: Annotated[
         int, typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece.")
     ] = 512,
@@ -115,6 +118,7 @@ def worker(
                 cores=[int(core) for core in cores.split(",") if core],
                 limits=MachineLimits(
                     prompt_batch_tokens=prompt_batch_tokens,
+                    batch_requests=batch_requests,
                     one_piece_below_tokens=one_piece_below,
                 ),
             ),
