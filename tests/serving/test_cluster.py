@@ -8,7 +8,7 @@ from scripted_cluster import STOP, Link, ScriptedCluster, request
 
 from splitwise.engine.base import ModelInfo
 from splitwise.scheduling.pools import Pool
-from splitwise.serving.cluster import MAX_ATTEMPTS, ClusterLimits
+from splitwise.serving.cluster import ClusterLimits
 from splitwise.serving.generation import (
     FinishReason,
     GenerationFailed,
@@ -18,8 +18,10 @@ from splitwise.serving.generation import (
 from splitwise.serving.messages import (
     Cancel,
     Expect,
+    Leave,
     Preempted,
     RunPrompt,
+    Shutdown,
     TaskFailed,
 )
 
@@ -85,10 +87,10 @@ async def test_a_lost_token_machine_restarts_from_prompt_plus_tokens_so_far() ->
 async def test_preemption_is_no_failure_and_failures_are_bounded() -> None:
     f = ScriptedCluster(Pool.MIXED)
     live = f.cluster.submit(request())
-    for _ in range(2 * MAX_ATTEMPTS):
+    for _ in range(16):
         f.cluster.receive(0, Preempted(live.task))
-    assert f.metrics.preemptions == 2 * MAX_ATTEMPTS
-    for _ in range(MAX_ATTEMPTS):
+    assert f.metrics.preemptions == 16
+    for _ in range(ClusterLimits().max_attempts):
         f.cluster.receive(0, TaskFailed(live.task, "engine failed: boom", False))
     with pytest.raises(GenerationFailed, match="boom"):
         await live.next()
@@ -101,13 +103,42 @@ async def test_admission_and_availability() -> None:
     with pytest.raises(Overloaded, match="2 requests"):
         f.cluster.submit(request())
     f.cluster.lose(0)
-    with pytest.raises(Unavailable, match="no machine is connected"):
-        f.cluster.submit(request())
     f.cluster.fail_overdue(now_s=float("inf"))
     for live in kept:
         with pytest.raises(Unavailable, match="no machine had room"):
             await live.next()
     f.assert_idle()
+
+
+async def test_requests_wait_for_a_machine_for_a_bounded_time() -> None:
+    """From when there was none any more, or from their own arrival."""
+    f = ScriptedCluster(Pool.MIXED, limits=ClusterLimits(max_wait_for_machine_s=30))
+    now_s = time.monotonic()
+    early = f.cluster.submit(request())
+    f.cluster.fail_overdue(now_s)
+    f.cluster.lose(0)
+    early.waiting_since_s = now_s - 50
+    late = f.cluster.submit(request())
+    late.waiting_since_s = now_s + 10
+    assert f.cluster.unavailable_reason() == "no machine is connected"
+    f.cluster.fail_overdue(now_s + 29)
+    f.cluster.fail_overdue(now_s + 30.1)
+    with pytest.raises(Unavailable, match="no machine is connected, for 30 s"):
+        await early.next()
+    f.cluster.join(f.links[0])
+    assert isinstance(f.links[0].last(), RunPrompt)
+    f.output(0, late.task, 10, STOP, finish=True)
+    assert [s.token for s in (await late.next()).samples] == [STOP]
+
+
+async def test_a_machine_that_wants_to_leave_is_drained() -> None:
+    f = ScriptedCluster(Pool.MIXED, Pool.MIXED)
+    live = f.cluster.submit(request())
+    f.cluster.receive(0, Leave())
+    f.cluster.submit(request())
+    assert isinstance(f.links[1].last(), RunPrompt) and f.links[0].last() != Shutdown()
+    f.output(0, live.task, 10, STOP, finish=True)
+    assert f.links[0].last() == Shutdown()
 
 
 async def test_a_retry_of_an_old_request_waits_anew_for_a_machine() -> None:
@@ -118,7 +149,7 @@ async def test_a_retry_of_an_old_request_waits_anew_for_a_machine() -> None:
     live.submitted_s -= 1000  # It has run for long.
     live.waiting_since_s -= 1000
     f.cluster.lose(0)
-    f.cluster.fail_overdue(time.monotonic() + 60)
+    f.cluster.fail_overdue(time.monotonic() + 20)
     f.cluster.join(f.links[0])
     assert isinstance(f.links[0].last(), RunPrompt)
     f.output(0, live.task, 11, STOP, finish=True)

@@ -82,6 +82,15 @@ def serve(
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
     ] = 1024,
+    max_wait_s: Annotated[
+        float, typer.Option(min=0, help="Time for a request to find room on a machine, else 503.")
+    ] = 120.0,
+    max_wait_for_machine_s: Annotated[
+        float, typer.Option(min=0, help="The same while no machine takes requests.")
+    ] = 30.0,
+    max_attempts: Annotated[
+        int, typer.Option(min=1, help="Machines that may fail under a request before it gets 500.")
+    ] = 8,
     api_keys: Annotated[
         Path | None,
         typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
@@ -174,6 +183,9 @@ def serve(
             ],
             cluster=ClusterLimits(
                 max_waiting_requests=max_waiting_requests,
+                max_wait_s=max_wait_s,
+                max_wait_for_machine_s=max_wait_for_machine_s,
+                max_attempts=max_attempts,
                 change_roles=change_roles,
                 prompt_queue_threshold_tokens=queue_threshold,
             ),

@@ -37,6 +37,20 @@ def worker(
             "one from which it reaches the cluster scheduler."
         ),
     ] = "",
+    transfer_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port for caches; 0 picks a free one.")
+    ] = 0,
+    announce: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT under which the other machines reach that port, where it is another, "
+            "as behind a port mapping."
+        ),
+    ] = "",
+    rejoin_s: Annotated[
+        float,
+        typer.Option(min=0, help="How long to dial again when the cluster scheduler is lost."),
+    ] = 300.0,
     machine_id: Annotated[
         str,
         typer.Option(
@@ -76,20 +90,18 @@ def worker(
     set_up_logging(machine_id)
     if role not in POOL_NAMES:
         fail(f"--role {role!r}: choose prompt (prefill), token (decode) or mixed", code=2)
-    join_host, _, join_port = join.rpartition(":")
-    join_host = join_host.strip("[]")  # of an IPv6 address
-    if not join_host or not join_port.isdigit():
-        fail(f"--join {join!r}: give HOST:PORT", code=2)
+    join_host, join_port = _address("--join", join)
     cluster_key = os.environ.get("SPLITWISE_CLUSTER_KEY", "")
     if not cluster_key:
         fail("SPLITWISE_CLUSTER_KEY is not set: set it to the cluster's key", code=2)
-    host = host or _own_address(join_host, int(join_port))
+    host = host or _own_address(join_host, join_port)
 
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import ModelFolder, resolve_model
     from splitwise.engine.null.engine import NullEngine, null_model
     from splitwise.serving.machine import MachineLimits
-    from splitwise.serving.worker import WorkerError, WorkerOptions, run_worker
+    from splitwise.serving.session import WorkerError, WorkerOptions
+    from splitwise.serving.worker import run_worker
 
     try:
         is_built_in = is_null(engine) and model is None
@@ -110,9 +122,12 @@ def worker(
                 machine_id=machine_id or f"{role}-{socket.gethostname()}",
                 pool=POOL_NAMES[role],
                 join_host=join_host,
-                join_port=int(join_port),
+                join_port=join_port,
                 cluster_key=cluster_key,
                 host=host,
+                transfer_port=transfer_port,
+                announce=_address("--announce", announce) if announce else None,
+                rejoin_s=rejoin_s,
                 transport=None if transport == "auto" else transport,
                 checksum=checksum,
                 cores=[int(core) for core in cores.split(",") if core],
@@ -125,6 +140,14 @@ def worker(
         )
     except (ModelError, WorkerError, ValueError, OSError) as error:
         fail(error)
+
+
+def _address(option: str, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    host = host.strip("[]")  # of an IPv6 address
+    if not host or not port.isdigit() or int(port) > 65535:
+        fail(f"{option} {value!r}: give HOST:PORT", code=2)
+    return host, int(port)
 
 
 def _own_address(join_host: str, join_port: int) -> str:

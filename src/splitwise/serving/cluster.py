@@ -19,10 +19,11 @@ Everything runs on one asyncio loop, so nothing here needs a lock.
 """
 
 import logging
+import math
 import time
 from collections import deque
 from itertools import count
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -43,6 +44,7 @@ from splitwise.serving.ledger import Ledger
 from splitwise.serving.messages import (
     Cancel,
     Expect,
+    Leave,
     MachineStatus,
     Output,
     Outputs,
@@ -63,9 +65,6 @@ from splitwise.serving.roster import MachineLink, Roster
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS: Final = 5
-"""Failures after which a request is given up. Preemptions do not count."""
-
 
 class ClusterLimits(msgspec.Struct, frozen=True):
     """Bounds of admission and placement."""
@@ -73,6 +72,11 @@ class ClusterLimits(msgspec.Struct, frozen=True):
     max_waiting_requests: int = admission.MAX_WAITING_REQUESTS
     max_wait_s: float = 120.0
     """How long a request may wait for room on a machine."""
+    max_wait_for_machine_s: float = 30.0
+    """How long it may while no machine takes requests."""
+    max_attempts: int = 8
+    """Failures after which a request is given up, for it may be what its machines failed of.
+    Preemptions do not count."""
     prompt_queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
     change_roles: bool = True
     """Whether machines of the other pool are pulled into the mixed pool where one is short."""
@@ -106,14 +110,12 @@ class Cluster:
         self._tasks = count(1)
         self._first_tokens_due = 0
         self._prompt_rate = RateMeter(time.monotonic())
+        self._could_serve_s = -math.inf
 
     # Requests.
 
     def submit(self, request: GenerationRequest) -> LiveRequest:
         """Start a request; see ``generation.Generator``."""
-        reason = self.unavailable_reason()
-        if reason is not None:
-            raise Unavailable(reason)
         if not admission.admits(self._first_tokens_due, self._limits.max_waiting_requests):
             pending = int(self.roster.cluster.pending_tokens.sum())
             raise Overloaded(
@@ -135,12 +137,24 @@ class Cluster:
         return "every machine is draining" if is_draining else "no machine is connected"
 
     def fail_overdue(self, now_s: float) -> None:
-        """Give up the requests that no machine had room for within ``max_wait_s``."""
-        limit_s = self._limits.max_wait_s
-        for live in [w for w in self._waiting if now_s - w.waiting_since_s > limit_s]:
-            self._waiting.remove(live)
-            self._end(live)
-            live.fail(Unavailable(f"no machine had room for {limit_s:g} s"))
+        """Give up the requests that have waited too long; to be called every second or so."""
+        reason = self.unavailable_reason()
+        if reason is None:
+            self._could_serve_s = now_s
+        for live in list(self._waiting):
+            if now_s - live.waiting_since_s > self._limits.max_wait_s:
+                self._give_up(live, f"no machine had room for {self._limits.max_wait_s:g} s")
+            elif reason is not None and (
+                now_s - max(live.waiting_since_s, self._could_serve_s)
+                > self._limits.max_wait_for_machine_s
+            ):
+                self._give_up(live, f"{reason}, for {self._limits.max_wait_for_machine_s:g} s")
+
+    def _give_up(self, live: LiveRequest, reason: str) -> None:
+        """End a request that waits."""
+        self._waiting.remove(live)
+        self._end(live)
+        live.fail(Unavailable(reason))
 
     def _dispatch(self) -> None:
         """Send waiting requests to machines, in order, until one has to go on waiting."""
@@ -218,9 +232,9 @@ class Cluster:
         self._leave_machines(live, tell=True)
         live.forget_attempt()
         live.attempts += is_failure
-        if live.attempts >= MAX_ATTEMPTS:
+        if live.attempts >= self._limits.max_attempts:
             self._end(live)
-            live.fail(GenerationFailed(f"given up after {MAX_ATTEMPTS} attempts; last: {reason}"))
+            live.fail(GenerationFailed(f"given up after {live.attempts} attempts; last: {reason}"))
             return
         live.state = RequestState.WAITING
         live.waiting_since_s = time.monotonic()
@@ -250,8 +264,6 @@ class Cluster:
         for live in list(self._live.values()):
             if _needs(live, index):
                 self._retry(live, f"machine {name} was lost")
-            elif live.prompt_machine == index:
-                self._ledger.prompt_machine_left(live)
         self._dispatch()
 
     def receive(self, index: int, message: ToScheduler) -> None:
@@ -272,6 +284,8 @@ class Cluster:
                 self._metrics.preempted()
                 if (live := self._live.get(task)) is not None:
                     self._retry(live, "preempted", is_failure=False)
+            case Leave():
+                self.pools.drain(self.roster.names[index])
             case Register():
                 raise ValueError("a machine registers once a connection")
         self._dispatch()
@@ -331,11 +345,9 @@ class Cluster:
 
 
 def _needs(live: LiveRequest, index: int) -> bool:
-    """Whether an attempt cannot go on without machine ``index``.
-
-    Once the first token is out the prompt machine is only sending. If the cache did not arrive
-    whole, the token machine says so.
-    """
+    """Whether an attempt cannot go on without machine ``index``: the token machine, or the prompt
+    machine until the first token is out and the cache is known to have arrived."""
     if index == live.token_machine:
         return True
-    return index == live.prompt_machine and live.state is RequestState.PROMPT
+    is_left = live.state is RequestState.TOKEN and live.at_prompt.kv_tokens == 0
+    return index == live.prompt_machine and not is_left

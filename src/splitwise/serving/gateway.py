@@ -12,10 +12,12 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -46,8 +48,10 @@ from splitwise.serving.text import TextCodec
 log = logging.getLogger(__name__)
 
 START_LIMIT_S: Final = 600.0
-RESTART_DELAY_S: Final = 2.0
-MAX_RESTARTS: Final = 20
+RESTART_DELAY_S: Final = 1.0
+LONGEST_RESTART_DELAY_S: Final = 60.0
+STABLE_S: Final = 60.0
+"""A worker that has run for so long is started again without delay."""
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 WILDCARDS: Final = ("", "0.0.0.0", "::")
 
@@ -112,8 +116,8 @@ class Gateway:
         self.model_name = options.served_model_name or folder.name
         self._metrics = Metrics(self.model_name)
         self.cluster = Cluster(options.cluster, self._metrics, folder.name)
-        self._server = SchedulerServer(self.cluster, key)
         self._launcher: Launcher = LocalLauncher(key)
+        self._server = SchedulerServer(self.cluster, key, on_silent=self._launcher.kill)
         self._specs: dict[str, WorkerSpec] = {}
 
     async def run(self, announce: Callable[[str], None]) -> None:
@@ -197,18 +201,40 @@ class Gateway:
             text.close()
 
     async def _supervise(self) -> None:
-        """Start workers that ended again, a bounded number of times, unless they were drained."""
-        restarts = 0
-        while restarts < MAX_RESTARTS:
-            machine_id, how = await self._launcher.wait_for_exit()
-            if self.cluster.pools.is_draining(machine_id):
-                log.info("worker %s was drained and has ended (%s)", machine_id, how)
-                continue
-            restarts += 1
-            log.error("worker %s ended (%s); it is started again", machine_id, how)
-            await asyncio.sleep(RESTART_DELAY_S)
-            await self._launcher.start([self._specs[machine_id]])
-        log.error("workers ended %d times; no more are started", MAX_RESTARTS)
+        """Start workers that ended again, unless they were drained."""
+        delays: dict[str, RestartDelay] = {}
+        async with asyncio.TaskGroup() as restarts:
+            while True:
+                machine_id, how = await self._launcher.wait_for_exit()
+                if self.cluster.pools.is_draining(machine_id):
+                    log.info("worker %s was drained and has ended (%s)", machine_id, how)
+                    continue
+                delay_s = delays.setdefault(machine_id, RestartDelay()).next_s(time.monotonic())
+                log.error(
+                    "worker %s ended (%s); it is started again in %g s", machine_id, how, delay_s
+                )
+                restarts.create_task(self._start_again(machine_id, delay_s))
+
+    async def _start_again(self, machine_id: str, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        await self._launcher.start([self._specs[machine_id]])
+
+
+class RestartDelay:
+    """How long a worker that ended has to wait: the longer, the more often it ends in a row."""
+
+    def __init__(self) -> None:
+        self._delay_s = 0.0
+        self._ended_s = -math.inf
+
+    def next_s(self, now_s: float) -> float:
+        """Its delay, now that it has ended."""
+        if now_s - self._ended_s > STABLE_S + self._delay_s:
+            self._delay_s = 0.0
+        delay_s = self._delay_s
+        self._ended_s = now_s
+        self._delay_s = min(max(2 * delay_s, RESTART_DELAY_S), LONGEST_RESTART_DELAY_S)
+        return delay_s
 
 
 def _cluster_key(options: ServeOptions) -> str:

@@ -58,6 +58,10 @@ class Launcher(ABC):
         """
 
     @abstractmethod
+    def kill(self, machine_id: str) -> None:
+        """End a worker that does not answer, if it is one of ours, at once."""
+
+    @abstractmethod
     async def stop(self) -> None:
         """End every worker and wait until it has ended."""
 
@@ -95,6 +99,11 @@ class LocalLauncher(Launcher):
         del self._watchers[watchers[ended]]
         return watchers[ended], ended.result()
 
+    def kill(self, machine_id: str) -> None:
+        process = self._processes.get(machine_id)
+        if process is not None and process.returncode is None:
+            process.kill()
+
     async def stop(self) -> None:
         for process in self._processes.values():
             if process.returncode is None:
@@ -123,6 +132,7 @@ def worker_command(spec: WorkerSpec) -> list[str]:
         f"--role={spec.pool.label}",
         f"--threads={spec.threads}",
         f"--cores={','.join(map(str, spec.cores))}",
+        "--rejoin-s=0",  # it ends with its gateway
         *spec.arguments,
     ]
 

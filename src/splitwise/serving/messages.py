@@ -15,7 +15,7 @@ from splitwise.serving.generation import FinishReason
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 
 
 # Handshake: Challenge -> Register -> Welcome | Refused.
@@ -148,7 +148,18 @@ class MachineStatus(msgspec.Struct, tag=True):
     waiting_requests: int
 
 
+class Leave(msgspec.Struct, tag=True):
+    """The machine wants to end: place nothing new on it, and send ``Shutdown`` when it is idle."""
+
+
 ToWorker = Challenge | Welcome | Refused | RunPrompt | Expect | Cancel | Shutdown
 ToScheduler = (
-    Register | PromptsStarted | Outputs | TaskFailed | Preempted | Transferred | MachineStatus
+    Register
+    | PromptsStarted
+    | Outputs
+    | TaskFailed
+    | Preempted
+    | Transferred
+    | MachineStatus
+    | Leave
 )

@@ -13,7 +13,7 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -32,7 +32,8 @@ from splitwise.serving.wire import Wire, WireError, prove
 log = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT_S: Final = 10.0
-SILENCE_LIMIT_S: Final = 15.0
+SILENCE_LIMIT_S: Final = 5.0
+"""A machine reports every second."""
 
 
 class WorkerLink:
@@ -49,8 +50,12 @@ class WorkerLink:
 class SchedulerServer:
     """Accepts workers into a cluster."""
 
-    def __init__(self, cluster: Cluster, cluster_key: str) -> None:
+    def __init__(
+        self, cluster: Cluster, cluster_key: str, on_silent: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """``on_silent`` gets the id of each machine that is lost because it said nothing."""
         self._cluster = cluster
+        self._on_silent = on_silent
         self._cluster_key = cluster_key
         self._links: dict[WorkerLink, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +151,7 @@ class SchedulerServer:
                     self._cluster.receive(index, message)
         except TimeoutError:
             reason = f"silent for {SILENCE_LIMIT_S:g} s"
+            self._on_silent(name)
         except (OSError, EOFError):
             pass
         except (WireError, ValueError) as error:

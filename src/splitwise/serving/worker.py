@@ -1,252 +1,81 @@
 """A worker: the process that runs one machine.
 
-1. Build the engine (weights, cache) and open the machine's transfer endpoints.
-2. Dial the cluster scheduler, prove the cluster key, register.
-3. The engine thread alternates between taking in messages and running iterations. Messages reach
-   it through ``_inbox``: commands from the cluster scheduler (producer: the asyncio thread) and
-   events of transfers (producer: the transfer threads). What the machine has to say goes back
-   through the asyncio thread.
-4. ``Shutdown``, SIGTERM, a lost scheduler, or a failure of the engine thread ends the worker;
-   every resource is closed on every one of these ways.
+1. The engine is built once (weights, cache); it outlives the connections.
+2. A ``Session`` joins the cluster and serves. Where its scheduler is lost, the worker dials again
+   for ``rejoin_s`` and comes back as the same machine, empty.
+3. SIGTERM (or Ctrl-C) asks the cluster to drain this machine, and a second one ends it at once.
 """
 
 import asyncio
 import logging
-import os
-import queue
+import random
 import signal
-import socket
 import sys
-import threading
-from contextlib import ExitStack
 from typing import Final
 
-import msgspec
-
 from splitwise.engine.base import Engine
-from splitwise.scheduling.pools import Pool
-from splitwise.serving.machine import Command, Machine, MachineLimits, TransferEvent
-from splitwise.serving.messages import (
-    Cancel,
-    Challenge,
-    Expect,
-    Refused,
-    Register,
-    RunPrompt,
-    Shutdown,
-    ToWorker,
-    Welcome,
-)
-from splitwise.serving.wire import Wire, WireError, prove
-from splitwise.transfer import KVReceiver, KVSender
+from splitwise.serving.session import SchedulerLost, Session, WorkerError, WorkerOptions
 
 log = logging.getLogger(__name__)
 
-CONNECT_LIMIT_S: Final = 15.0
-STATUS_PERIOD_S: Final = 1.0
-CUT_OFF_S: Final = 10.0
-"""How long the cluster scheduler's host may acknowledge nothing."""
-STOP_LIMIT_S: Final = 30.0
+REDIAL_S: Final = 1.0
 THREAD_SWITCH_S: Final = 0.0005
 """The engine's thread yields the interpreter this often (Python's default is ten times longer), so
 that a token or a cancel does not wait for it."""
 
 
-class WorkerError(Exception):
-    """The worker cannot run; the message says why and what to do."""
-
-
-class WorkerOptions(msgspec.Struct, frozen=True):
-    """How a worker is to run its machine."""
-
-    machine_id: str
-    pool: Pool
-    join_host: str
-    join_port: int
-    cluster_key: str
-    host: str = "127.0.0.1"
-    """Where this machine takes caches in, and the address it announces for that."""
-    transport: str | None = None
-    """Force this transport; None chooses by what both ends can do."""
-    checksum: bool = False
-    cores: list[int] = []
-    """Where the engine's thread stays, so that workers on one host do not fight over cores; empty
-    lets it roam. Transfers and control messages take whichever core is idle."""
-    limits: MachineLimits = MachineLimits()
-
-
 class Worker:
-    """One machine's process: control connection, inbox, engine thread."""
+    """One machine's process."""
 
     def __init__(self, engine: Engine, options: WorkerOptions) -> None:
         self._engine = engine
         self._options = options
-        self._inbox: queue.SimpleQueue[Command | TransferEvent | Shutdown] = queue.SimpleQueue()
-        self._stopping = threading.Event()
+        self._session: Session | None = None
+        self._leaving = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until told to stop.
 
         Raises:
-            WorkerError: the cluster scheduler cannot be reached, refuses this machine, or is gone.
+            WorkerError: the cluster scheduler cannot be reached, refuses this machine, or is gone
+                for longer than ``rejoin_s``.
         """
-        options = self._options
-        with ExitStack() as resources:
-            receiver = self._open_receiver()
-            resources.callback(receiver.close)
-            sender = KVSender(
-                self._engine.memory,
-                self._engine.layout,
-                options.machine_id,
-                options.cluster_key,
-                on_event=self._inbox.put,
-                transport=options.transport,
-                checksum=options.checksum,
-            )
-            resources.callback(sender.close)
-            wire = await self._connect()
-            try:
-                try:
-                    await self._register(wire, receiver)
-                except (OSError, EOFError, WireError) as error:
-                    raise WorkerError(
-                        f"the cluster scheduler broke off the handshake ({error or 'timed out'}); "
-                        "look into its log"
-                    ) from error
-                await self._serve(wire, sender, receiver)
-            finally:
-                await wire.close()
-
-    def _open_receiver(self) -> KVReceiver:
-        options = self._options
-        try:
-            receiver = KVReceiver(
-                self._engine.memory,
-                self._engine.layout,
-                options.machine_id,
-                options.cluster_key,
-                on_event=self._inbox.put,
-                host=options.host,
-            )
-        except OSError as error:
-            raise WorkerError(
-                f"--host {options.host}: cannot listen there ({error}); "
-                "give an address of this machine that the others reach"
-            ) from error
-        address = receiver.address
-        log.info(
-            "caches are taken in at %s:%d by %s",
-            address.host,
-            address.port,
-            ", ".join(address.transports),
-        )
-        return receiver
-
-    async def _connect(self) -> Wire[ToWorker]:
-        host, port = self._options.join_host, self._options.join_port
-        try:
-            async with asyncio.timeout(CONNECT_LIMIT_S):
-                reader, writer = await asyncio.open_connection(host, port)
-        except (OSError, TimeoutError) as error:
-            raise WorkerError(
-                f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
-                "start the gateway first and name its worker port"
-            ) from error
-        # A status goes out every second: where none is acknowledged, the way or the host is gone.
-        control = writer.get_extra_info("socket")
-        control.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
-        return Wire(reader, writer, ToWorker)
-
-    async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
-        options = self._options
-        async with asyncio.timeout(CONNECT_LIMIT_S):
-            challenge = await wire.receive()
-            if not isinstance(challenge, Challenge):
-                raise WorkerError(f"expected a challenge from the scheduler, got {challenge}")
-            wire.send(
-                Register(
-                    machine_id=options.machine_id,
-                    pool=options.pool,
-                    proof=prove(options.cluster_key, challenge.nonce, options.machine_id),
-                    model=self._engine.model,
-                    layout=self._engine.layout,
-                    address=receiver.address,
-                )
-            )
-            answer = await wire.receive()
-        if isinstance(answer, Refused):
-            raise WorkerError(f"the cluster refused this machine: {answer.reason}")
-        if not isinstance(answer, Welcome):
-            raise WorkerError(f"expected a welcome from the scheduler, got {answer}")
-
-    async def _serve(self, wire: Wire[ToWorker], sender: KVSender, receiver: KVReceiver) -> None:
-        loop = asyncio.get_running_loop()
-
-        def emit(message: msgspec.Struct) -> None:
-            loop.call_soon_threadsafe(wire.send, message)
-
-        machine = Machine(self._engine, sender, receiver, emit, self._options.limits)
-        engine = loop.run_in_executor(None, self._engine_loop, machine)
-        listen = asyncio.create_task(self._listen(wire, machine))
-        beat = asyncio.create_task(self._beat(wire, machine))
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, listen.cancel)
-        try:
-            await asyncio.wait([engine, listen, beat], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._stopping.set()
-            self._inbox.put(Shutdown())
-            listen.cancel()
-            beat.cancel()
-            async with asyncio.timeout(STOP_LIMIT_S):
-                await asyncio.gather(listen, beat, return_exceptions=True)
-                await engine
-        if not listen.cancelled():
-            listen.result()
-
-    async def _listen(self, wire: Wire[ToWorker], machine: Machine) -> None:
-        """Take commands until told to stop.
-
-        Raises:
-            WorkerError: the scheduler is gone; whoever runs this worker may start it again.
-        """
-        while True:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        patience_ends_s = 0.0
+        while not self._leaving.is_set():
+            self._session = Session(self._engine, self._options)
             try:
-                message = await wire.receive()
-            except (OSError, EOFError, WireError) as error:
-                raise WorkerError(
-                    f"the cluster scheduler is gone ({error}); this worker ends"
-                ) from error
-            if isinstance(message, Shutdown):
-                return
-            if isinstance(message, Cancel):
-                machine.note_cancel(message.task)
-            if isinstance(message, RunPrompt | Expect | Cancel):
-                self._inbox.put(message)
+                return await self._session.run()
+            except SchedulerLost as lost:
+                patience_ends_s = _now_s() + self._options.rejoin_s
+                reason = str(lost)
+            except WorkerError as error:
+                if _now_s() >= patience_ends_s:
+                    raise
+                reason = str(error)
+            if _now_s() >= patience_ends_s:
+                raise WorkerError(f"{reason}; this worker ends")
+            log.warning("%s; dialling again", reason)
+            await self._pause()
 
-    async def _beat(self, wire: Wire[ToWorker], machine: Machine) -> None:
-        while True:
-            wire.send(machine.status())
-            await asyncio.sleep(STATUS_PERIOD_S)
+    def _on_signal(self) -> None:
+        is_second = self._leaving.is_set()
+        self._leaving.set()
+        if self._session is not None:
+            (self._session.stop if is_second else self._session.leave)()
 
-    def _engine_loop(self, machine: Machine) -> None:
-        if self._options.cores:
-            os.sched_setaffinity(0, self._options.cores)  # this thread, and those it starts
-        has_run = False
-        while not self._stopping.is_set():
-            self._drain(machine, wait=not has_run)
-            if not self._stopping.is_set():
-                has_run = machine.iterate()
-
-    def _drain(self, machine: Machine, wait: bool) -> None:
-        """Take in all messages; with ``wait``, wait for one first."""
+    async def _pause(self) -> None:
+        """Machines that lost the same scheduler do not all come back in one moment."""
         try:
-            message = self._inbox.get(block=wait)
-            while not isinstance(message, Shutdown):
-                machine.handle(message)
-                message = self._inbox.get(block=False)
-        except queue.Empty:
+            async with asyncio.timeout(REDIAL_S * random.uniform(0.5, 1.5)):
+                await self._leaving.wait()
+        except TimeoutError:
             return
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def run_worker(engine: Engine, options: WorkerOptions) -> None:
@@ -259,6 +88,10 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
 
     sys.setswitchinterval(THREAD_SWITCH_S)
     try:
-        uvloop.run(Worker(engine, options).run())
+        uvloop.run(_run(engine, options))
     finally:
         engine.close()
+
+
+async def _run(engine: Engine, options: WorkerOptions) -> None:
+    await Worker(engine, options).run()

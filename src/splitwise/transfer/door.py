@@ -34,22 +34,27 @@ class Door:
         machine_id: str,
         cluster_key: str,
         host: str,
+        port: int,
+        announce: tuple[str, int] | None,
         device: str,
         transports: tuple[str, ...],
         deadlines: Deadlines,
     ) -> None:
         """
+        Listens on ``host`` and ``port`` (0 picks one), and gives senders ``announce`` as the
+        address to dial, or None for the one it listens on.
+
         Raises:
-            ValueError: ``host`` is a wildcard.
-            OSError: ``host`` is not an address of this machine.
+            ValueError: senders would be told to dial a wildcard.
+            OSError: ``host`` is not an address of this machine, or the port is taken.
         """
-        if host in ("", "0.0.0.0", "::"):
+        if announce is None and host in ("", "0.0.0.0", "::"):
             raise ValueError(f"host is {host!r}: name the address under which senders reach it")
         self._machine_id = machine_id
         self._cluster_key = cluster_key
         self._deadlines = deadlines
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        tcp = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+        tcp = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self._listeners = [(tcp, frozenset(transports) - ONE_SIDED)]
         unix_name = ""
         if ONE_SIDED & set(transports):
@@ -58,8 +63,9 @@ class Door:
             unix.bind("\0" + unix_name)
             unix.listen(_BACKLOG)
             self._listeners.append((unix, frozenset(transports) & ONE_SIDED))
+        dial_host, dial_port = announce or (host, tcp.getsockname()[1])
         self.address = ReceiverAddress(
-            machine_id, host, tcp.getsockname()[1], unix_name, host_identity(), device, transports
+            machine_id, dial_host, dial_port, unix_name, host_identity(), device, transports
         )
 
     def open(self, thread: LoopThread, check: Check, welcome: MakeWelcome, serve: Serve) -> None:

@@ -74,17 +74,20 @@ class KVReceiver:
         on_event: OnReceiverEvent,
         *,
         host: str = "127.0.0.1",
+        port: int = 0,
+        announce: tuple[str, int] | None = None,
         transports: Sequence[str] | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
         """
         Args:
-            host: the address to listen on, under which senders reach it.
+            host, port: the address to listen on, under which senders reach it; port 0 picks one.
+            announce: the address under which they do, where it is another.
             transports: to offer, best first; None offers all that the memory allows.
 
         Raises:
             ValueError: a transport that the memory does not allow, or an empty key.
-            OSError: ``host`` is not an address of this machine.
+            OSError: ``host`` is not an address of this machine, or the port is taken.
         """
         if not cluster_key:
             raise ValueError("cluster_key is empty: give all machines of the cluster the same one")
@@ -104,7 +107,10 @@ class KVReceiver:
         self._transfers: dict[str, Incoming] = {}
         self._links: dict[int, SenderLink] = {}
         self._links_made = 0
-        door = Door(machine_id, cluster_key, host, memory.device, offers, self._deadlines)
+        door = Door(
+            *(machine_id, cluster_key, host, port, announce),
+            *(memory.device, offers, self._deadlines),
+        )
         self.address = door.address
         """Plain data, for senders."""
         self._thread = LoopThread("kv-receiver")

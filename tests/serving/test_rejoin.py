@@ -1,0 +1,155 @@
+"""Workers that others start: they outlive a gateway, leave in peace, and may freeze."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import httpx
+from test_null_cluster import GREEDY, WORDS
+
+from splitwise.engine.null.tokens import continuation
+
+COMMAND = [sys.executable, "-m", "splitwise.cli.main"]
+WAIT_S = 60
+PROMPT = list(range(4, 90))
+
+
+class Process:
+    """A ``splitwise`` command over the null engine, and what it says."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.popen = subprocess.Popen(
+            [*COMMAND, *arguments, "--engine=null", "--null-iteration-s=0.02"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"SPLITWISE_CLUSTER_KEY": "a key", "PYTHONUNBUFFERED": "1"},
+        )
+        assert self.popen.stdout is not None
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, args=(self.popen.stdout,))
+        self._reader.start()
+
+    def _read(self, output: IO[str]) -> None:
+        for line in output:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        output.close()
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for(self, words: str, times: int = 1) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: self.log.count(words) >= times, WAIT_S), self.log
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self._reader.join()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[Process]:
+    process = Process(*arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def gateway(http: int, join: int, workers: int = 1, local: int = 0) -> list[str]:
+    ports = [f"--port={http}", f"--scheduler-port={join}"]
+    return ["serve", *ports, f"--external-workers={workers}", f"--mixed={local}"]
+
+
+def complete(port: int, tokens: int) -> list[int]:
+    body = {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "return_token_ids": True}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=WAIT_S)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["choices"][0]["token_ids"])
+
+
+def test_a_worker_outlives_its_gateway() -> None:
+    http, join = free_port(), free_port()
+    with running(*gateway(http, join)) as first:
+        first.wait_for("waiting for 1 workers")
+        with running("worker", f"--join=127.0.0.1:{join}", "--machine-id=w") as worker:
+            first.wait_for("ready: ")
+            first.kill()
+            worker.wait_for("dialling again")
+            with running(*gateway(http, join)) as second:
+                second.wait_for("ready: ")
+                assert "machine w joined" in second.log
+                assert complete(http, 5) == continuation(PROMPT, 5, GREEDY, WORDS)
+
+
+def test_a_worker_told_to_end_first_ends_what_it_runs() -> None:
+    """And what comes meanwhile waits for another machine."""
+    http, join = free_port(), free_port()
+    answers: list[list[int]] = []
+    with running(*gateway(http, join)) as server:
+        server.wait_for("waiting for 1 workers")
+        with running("worker", f"--join=127.0.0.1:{join}", "--machine-id=w") as worker:
+            server.wait_for("ready: ")
+            client = threading.Thread(target=lambda: answers.append(complete(http, 100)))
+            client.start()
+            metrics = f"http://127.0.0.1:{http}/metrics"
+            while 'num_requests_running{machine="w"' not in (said := httpx.get(metrics).text) or (
+                'num_requests_running{machine="w",model_name="null"} 0.0' in said
+            ):
+                time.sleep(0.05)
+            worker.popen.send_signal(signal.SIGTERM)
+            server.wait_for("machine w: draining")
+            late = threading.Thread(target=lambda: answers.append(complete(http, 3)))
+            late.start()
+            assert worker.popen.wait(WAIT_S) == 0
+            client.join(WAIT_S)
+            assert answers == [continuation(PROMPT, 100, GREEDY, WORDS)]
+        with running("worker", f"--join=127.0.0.1:{join}", "--machine-id=v"):
+            late.join(WAIT_S)
+            assert answers[1:] == [continuation(PROMPT, 3, GREEDY, WORDS)]
+
+
+def test_a_frozen_worker_is_replaced_and_nobody_notices() -> None:
+    """It is one of the gateway's own: killed as soon as it is silent, and started again."""
+    http, join = free_port(), free_port()
+    body = {"prompt": PROMPT, "max_tokens": 150, "temperature": 0, "stream": True}
+    body["return_token_ids"] = True
+    tokens: list[int] = []
+    with running(*gateway(http, join, workers=0, local=1)) as server:
+        server.wait_for("ready: ")
+        children = f"/proc/{server.popen.pid}/task/{server.popen.pid}/children"
+        with open(children) as file:
+            (worker,) = map(int, file.read().split())
+        url = f"http://127.0.0.1:{http}/v1/completions"
+        with httpx.stream("POST", url, json=body, timeout=WAIT_S) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    tokens += json.loads(line[6:])["choices"][0]["token_ids"]
+                if len(tokens) > 20 and worker:
+                    os.kill(worker, signal.SIGSTOP)
+                    worker = 0
+        assert "machine mixed-0 lost: silent" in server.log
+        assert "signal SIGKILL" in server.log
+        assert tokens == continuation(PROMPT, 150, GREEDY, WORDS)
+        server.popen.terminate()
+        assert server.popen.wait(WAIT_S) == 0
