@@ -69,7 +69,7 @@ class Wire(Generic[In]):
         self._writer.close()
         try:
             await asyncio.wait_for(self._writer.wait_closed(), timeout=5)
-        except (ConnectionError, TimeoutError):
+        except OSError:
             return  # The peer is gone; there is nobody left to tell.
 
 
