@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu benchmarks clean
+.PHONY: serve test lint check-slow check-gpu chaos benchmarks clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -21,6 +21,10 @@ check-slow: $(VENV)/.installed
 
 check-gpu: $(VENV)/.installed
 	$(BIN)/pytest -m gpu
+
+# Workers killed, frozen and cut off while clients stream: what is lost? About ten minutes.
+chaos: $(VENV)/.installed
+	$(BIN)/python benchmarks/chaos.py
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine_throughput.py

@@ -26,6 +26,8 @@ class Exchange:
     first_s: float
     end_s: float
     answer: bytes
+    longest_pause_s: float
+    """Between two parts of the answer, or before the first."""
 
     @property
     def took_s(self) -> float:
@@ -47,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self._answer = bytearray()
         self._first_s = 0.0
+        self._last_s = 0.0
+        self._longest_pause_s = 0.0
         self._end_bytes = 0
         self._done: asyncio.Future[None] | None = None
 
@@ -64,8 +68,11 @@ class Connection(asyncio.Protocol):
             self._done.set_exception(exc or EOFError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
+        now_s = time.perf_counter()
         if not self._answer:
-            self._first_s = time.perf_counter()
+            self._first_s = now_s
+        self._longest_pause_s = max(self._longest_pause_s, now_s - self._last_s)
+        self._last_s = now_s
         self._answer += data
         if self._is_whole() and self._done is not None:
             self._done.set_result(None)
@@ -89,6 +96,7 @@ class Connection(asyncio.Protocol):
             TimeoutError, OSError, EOFError: there is none.
         """
         sent_s = time.perf_counter()
+        self._last_s, self._longest_pause_s = sent_s, 0.0
         self._answer, self._end_bytes = bytearray(), 0
         self._done = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -97,7 +105,9 @@ class Connection(asyncio.Protocol):
         if not self._answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"unexpected answer: {bytes(self._answer[:500])!r}")
         now_s = time.perf_counter()
-        return Exchange(due_s or sent_s, self._first_s, now_s, bytes(self._answer))
+        return Exchange(
+            *(due_s or sent_s, self._first_s, now_s, bytes(self._answer), self._longest_pause_s)
+        )
 
     def close(self) -> None:
         self._transport.close()

@@ -90,11 +90,27 @@ async def test_preemption_is_no_failure_and_failures_are_bounded() -> None:
     for _ in range(16):
         f.cluster.receive(0, Preempted(live.task))
     assert f.metrics.preemptions == 16
-    for _ in range(ClusterLimits().max_attempts):
+    for _ in range(ClusterLimits().max_failures):
         f.cluster.receive(0, TaskFailed(live.task, "engine failed: boom", False))
     with pytest.raises(GenerationFailed, match="boom"):
         await live.next()
     f.assert_idle()
+
+
+async def test_only_failures_without_progress_are_counted() -> None:
+    """Machines that go away under a long stream, one after the other, do not end it."""
+    f = ScriptedCluster(Pool.MIXED, limits=ClusterLimits(max_failures=2))
+    live = f.cluster.submit(request(max_tokens=50))
+    for position in range(10, 30, 2):
+        f.output(0, live.task, position, 20)
+        f.output(0, live.task, position + 1, 21)
+        f.cluster.receive(0, TaskFailed(live.task, "unlucky", False))
+    assert len((await live.next()).samples) == 20
+    f.output(0, live.task, 30, 20)  # of the prompt alone
+    f.cluster.receive(0, TaskFailed(live.task, "poison", False))
+    await live.next()
+    with pytest.raises(GenerationFailed, match="given up after 2 failures; last: poison"):
+        await live.next()
 
 
 async def test_admission_and_availability() -> None:

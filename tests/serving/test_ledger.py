@@ -160,10 +160,10 @@ class World:
         """Machines that were told to end do so; nobody misses them."""
         for index, link in enumerate(self.f.links):
             if link.is_told_to_end and index not in self.lost:
-                attempts = [live.attempts for live in self.f.cluster._live.values()]
+                attempts = [live.failures for live in self.f.cluster._live.values()]
                 self.f.cluster.lose(index)
                 self.lost.add(index)
-                assert attempts == [live.attempts for live in self.f.cluster._live.values()]
+                assert attempts == [live.failures for live in self.f.cluster._live.values()]
 
     def step_of(self, live: LiveRequest, action: str) -> None:
         f, task = self.f, live.task

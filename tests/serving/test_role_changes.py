@@ -196,7 +196,7 @@ def test_machines_are_rehomed_and_drained_under_load_and_nothing_is_lost(
     assert ran_before, "it was drained while it had something to do"
     assert [link.is_told_to_end for link in c.links] == [True, False, True, False]
     assert c.pools == "PTTP"
-    assert all(live.attempts == 0 for live in requests)
+    assert all(live.failures == 0 for live in requests)
     views = c.cluster.pools.show()
     assert [view.draining for view in views] == [True, False, True, False]
     assert [view.home for view in views] == ["prompt", "token", "token", "prompt"]

@@ -88,8 +88,9 @@ def serve(
     max_wait_for_machine_s: Annotated[
         float, typer.Option(min=0, help="The same while no machine takes requests.")
     ] = 30.0,
-    max_attempts: Annotated[
-        int, typer.Option(min=1, help="Machines that may fail under a request before it gets 500.")
+    max_failures: Annotated[
+        int,
+        typer.Option(min=1, help="Failures of a request in a row, without progress, then 500."),
     ] = 8,
     api_keys: Annotated[
         Path | None,
@@ -185,7 +186,7 @@ def serve(
                 max_waiting_requests=max_waiting_requests,
                 max_wait_s=max_wait_s,
                 max_wait_for_machine_s=max_wait_for_machine_s,
-                max_attempts=max_attempts,
+                max_failures=max_failures,
                 change_roles=change_roles,
                 prompt_queue_threshold_tokens=queue_threshold,
             ),

@@ -74,9 +74,9 @@ class ClusterLimits(msgspec.Struct, frozen=True):
     """How long a request may wait for room on a machine."""
     max_wait_for_machine_s: float = 30.0
     """How long it may while no machine takes requests."""
-    max_attempts: int = 8
-    """Failures after which a request is given up, for it may be what its machines failed of.
-    Preemptions do not count."""
+    max_failures: int = 8
+    """Failed attempts in a row, without progress, after which a request is given up: it may be what
+    its machines failed of. Preemptions do not count."""
     prompt_queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
     change_roles: bool = True
     """Whether machines of the other pool are pulled into the mixed pool where one is short."""
@@ -230,11 +230,12 @@ class Cluster:
     def _retry(self, live: LiveRequest, reason: str, is_failure: bool = True) -> None:
         """Take a request up again elsewhere, from its prompt and its tokens so far."""
         self._leave_machines(live, tell=True)
+        if is_failure:
+            live.attempt_failed()
         live.forget_attempt()
-        live.attempts += is_failure
-        if live.attempts >= self._limits.max_attempts:
+        if live.failures >= self._limits.max_failures:
             self._end(live)
-            live.fail(GenerationFailed(f"given up after {live.attempts} attempts; last: {reason}"))
+            live.fail(GenerationFailed(f"given up after {live.failures} failures; last: {reason}"))
             return
         live.state = RequestState.WAITING
         live.waiting_since_s = time.monotonic()

@@ -49,7 +49,9 @@ class LiveRequest:
     state: RequestState = RequestState.WAITING
     history: list[int] = field(init=False)
     task: int = -1
-    attempts: int = 0
+    failures: int = 0
+    """Failed attempts in a row that brought the answer no further."""
+    _attempt_from: int = 0
     at_prompt: Charge = field(default_factory=Charge)
     at_token: Charge = field(default_factory=Charge)
     _early: dict[int, Output] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class LiveRequest:
 
     def __post_init__(self) -> None:
         self.history = list(self.request.prompt)
+        self._attempt_from = len(self.history)
 
     @property
     def prompt_machine(self) -> int:
@@ -98,9 +101,16 @@ class LiveRequest:
         """Whether the last token is in."""
         return self._finish is not None
 
+    def attempt_failed(self) -> None:
+        """Count it. The prompt's own token is no progress: a request that brings each token machine
+        down would be taken up again for ever."""
+        has_progress = len(self.history) > self._attempt_from + 1
+        self.failures = 1 if has_progress else self.failures + 1
+
     def forget_attempt(self) -> None:
-        """Drop what came early from an attempt that is given up."""
+        """Drop what came early from an attempt that is given up, for the next to begin here."""
         self._early.clear()
+        self._attempt_from = len(self.history)
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error, after the tokens that are there."""

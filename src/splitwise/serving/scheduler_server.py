@@ -90,10 +90,13 @@ class SchedulerServer:
             await asyncio.sleep(1.0)
             self._cluster.fail_overdue(time.monotonic())
 
-    async def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: one that asyncio makes of a coroutine here logs its cancelling.
+        self._tasks.add(asyncio.create_task(self._converse(reader, writer)))
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
         wire: Wire[ToScheduler] = Wire(reader, writer, ToScheduler)
         try:
             link = await asyncio.wait_for(self._handshake(wire), HANDSHAKE_LIMIT_S)
