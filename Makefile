@@ -34,6 +34,7 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/http_front.py
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/planner.py
+	$(BIN)/python benchmarks/standard_clients.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -120,6 +120,35 @@ def test_ignore_eos(client: openai.OpenAI, server: Running) -> None:
     assert said(client, prompt, max_tokens=tokens, extra_body=body) == prompt
 
 
+def test_min_tokens_where_nothing_ends_earlier(client: openai.OpenAI, server: Running) -> None:
+    """As load generators ask for an exact number of tokens."""
+    prompt = "Go on.<|im_end|>"
+    tokens = 2 * count(server, prompt)
+    body = {"ignore_eos": True, "min_tokens": tokens}
+    assert said(client, prompt, max_tokens=tokens, extra_body=body) == "Go on.Go on."
+    assert said(client, prompt, max_tokens=tokens, extra_body={"min_tokens": 0}) == "Go on."
+
+
+@pytest.mark.parametrize(
+    "early_end",
+    [
+        {"ignore_eos": False},
+        {"stop": "Go"},
+        {"stop_token_ids": [5]},
+        {"min_tokens": 9},
+        {"min_tokens": -1},
+    ],
+)
+def test_min_tokens_that_would_not_be_kept(
+    client: openai.OpenAI, server: Running, early_end: dict[str, object]
+) -> None:
+    body: dict[str, object] = {"ignore_eos": True, "min_tokens": 8} | early_end
+    with pytest.raises(openai.BadRequestError, match="min_tokens") as refused:
+        client.completions.create(model=MODEL, prompt="Go on.", max_tokens=8, extra_body=body)
+    assert refused.value.param == "min_tokens"
+    assert server.parrot.requests == []
+
+
 def test_stop_token_ids(client: openai.OpenAI, server: Running) -> None:
     tokens = server.codec._encode("one two three", True)
     body = {"stop_token_ids": [tokens[1]]}

@@ -13,6 +13,7 @@ from splitwise.serving.openai.protocol import GenerationFields, StreamOptions
 from splitwise.serving.openai.rendering import Renderer
 from splitwise.serving.openai.validation import (
     ModelFacts,
+    check_min_tokens,
     choice_seed,
     output_options,
     sampling_params,
@@ -65,6 +66,7 @@ def make_job(
     """
     sampling = sampling_params(fields, logprobs)
     output = output_options(fields, logprobs, front.model, front.limits)
+    check_min_tokens(fields, min(max_tokens for _, max_tokens in prompts))
     if fields.stream_options is not None and not fields.stream:
         raise invalid("stream_options", fields.stream_options, "set stream to true with it")
     seeded = [

@@ -26,6 +26,7 @@ class GenerationFields(UnsupportedFields, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
+    min_tokens: int | None = None
     n: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None

@@ -32,7 +32,6 @@ class UnsupportedFields(msgspec.Struct, kw_only=True):
     length_penalty: Any = None
     logit_bias: Any = None
     logits_processors: Any = None
-    min_tokens: Any = None
     modalities: Any = None
     prompt_embeds: Any = None
     prompt_logprobs: Any = None

@@ -164,6 +164,22 @@ def check_max_tokens(param: str, value: int | None) -> int | None:
     return None if value is None else _within(param, value, 1, None)
 
 
+def check_min_tokens(fields: GenerationFields, max_tokens: int) -> None:
+    """Nothing here holds an end of text back, so ``min_tokens`` is taken only from a request whose
+    answers cannot end before ``max_tokens``, as load generators send it."""
+    if fields.min_tokens is None or _within("min_tokens", fields.min_tokens, 0, max_tokens) == 0:
+        return
+    if fields.ignore_eos and not fields.stop and not fields.stop_token_ids:
+        return
+    raise ApiError(
+        400,
+        f"min_tokens {fields.min_tokens} is supported only where nothing ends an answer early: "
+        "set ignore_eos to true and leave out stop and stop_token_ids, or leave min_tokens out",
+        "min_tokens",
+        "unsupported_parameter",
+    )
+
+
 def check_room(
     param: str, prompt_tokens: int, max_tokens: int | None, default: int | None, model: ModelFacts
 ) -> int:
