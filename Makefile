@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu benchmarks clean
+.PHONY: serve test lint check-slow check-gpu check-ray benchmarks clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -21,6 +21,11 @@ check-slow: $(VENV)/.installed
 
 check-gpu: $(VENV)/.installed
 	$(BIN)/pytest -m gpu
+
+# What needs Ray, an extra that the other targets do without: they skip these tests.
+check-ray: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/pytest tests/serving/test_ray_launcher.py tests/planning/test_workers.py
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine_throughput.py

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -65,19 +67,23 @@ def split(prompt: str = "H100", token: str = "old=1") -> tuple[str, str]:
     return f"--ray-prompt={prompt}", f"--ray-token={token}"
 
 
-def hosted() -> dict[str, dict[str, Any]]:
-    """The actors that run, by machine id, as Ray's own state has them."""
+def alive() -> list[dict[str, Any]]:
+    """The actors that run, as Ray's own state has them."""
     from ray._private import state
 
-    alive = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
-    return {machine: actor for actor in alive for machine in machines_of(actor["Pid"])}
+    return [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
+
+
+def hosted() -> dict[str, dict[str, Any]]:
+    """Those with a worker, by its machine id."""
+    return {machine: actor for actor in alive() for machine in machines_of(actor["Pid"])}
 
 
 def machines_of(pid: int) -> dict[str, int]:
     """The workers that are children of a process: their machine ids and processes."""
     found = {}
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in (thread / "children").read_text().split():
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
             for word in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
                 if word.startswith("--machine-id="):
                     found[word.removeprefix("--machine-id=")] = int(child)
@@ -97,10 +103,28 @@ def expected(prompt: list[int]) -> list[int]:
 
 def wait_until_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + WAIT_S
-    while running := [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]:
-        if all(not Path(f"/proc/{pid}/cmdline").read_text() for pid in running):
-            return  # ended, and not yet waited for
+    while running := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < deadline, f"still running: {running}"
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text() != ""  # empty: ended, not yet waited for
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def worker_of(machine: str) -> int | None:
+    actor = hosted().get(machine)
+    return machines_of(actor["Pid"]).get(machine) if actor else None
+
+
+def wait_until_placed(machine: str, other_than: int) -> None:
+    """Until a machine's worker runs in an actor again, as another process."""
+    deadline = time.monotonic() + WAIT_S
+    while worker_of(machine) in (None, other_than):
+        assert time.monotonic() < deadline, f"{machine} did not come back"
         time.sleep(0.1)
 
 
@@ -125,7 +149,7 @@ def test_each_pool_is_placed_where_it_belongs_and_answers_as_one_machine(
             assert KEY not in Path(f"/proc/{worker}/cmdline").read_text()
             assert KEY in Path(f"/proc/{worker}/environ").read_text()
     wait_until_gone(workers)
-    assert hosted() == {}
+    assert alive() == []
     logs = [path for path in Path("/tmp").glob("sw-ray-*/session_*/logs/**/*") if path.is_file()]
     assert logs
     assert not [path for path in logs if KEY.encode() in path.read_bytes()]
@@ -153,11 +177,7 @@ def test_a_killed_worker_comes_back_and_changes_no_answer(cluster: Any, lost: st
         os.kill(worker if lost == "the worker" else actor, signal.SIGKILL)
         assert [answer.result() for answer in answers] == [expected(prompt) for prompt in prompts]
         wait_until_gone([worker])
-        deadline = time.monotonic() + WAIT_S
-        while "token-0" not in hosted():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert hosted()["token-0"]["Pid"] != actor
+        wait_until_placed("token-0", other_than=worker)
         assert complete(client, prompts[0]) == expected(prompts[0])
 
 
@@ -168,11 +188,35 @@ def test_a_lost_node_is_noticed_and_its_worker_placed_elsewhere(cluster: Any) ->
     with on_ray(cluster, *split(token="spare=1")) as client:
         prompt = list(range(4, 44))
         assert complete(client, prompt) == expected(prompt)
+        worker = machines_of(hosted()["token-0"]["Pid"])["token-0"]
         cluster.remove_node(doomed, allow_graceful=False)
+        wait_until_gone([worker])
         spare = cluster.add_node(**node)
         assert complete(client, prompt) == expected(prompt)
+        wait_until_placed("token-0", other_than=worker)
         assert hosted()["token-0"]["Address"]["NodeID"] == spare.node_id
+        assert complete(client, prompt) == expected(prompt)
     cluster.remove_node(spare)
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_gateway(cluster: Any) -> None:
+    command = [sys.executable, "-m", "splitwise.cli.main", "serve", "--port=0", *NULL, *split()]
+    with subprocess.Popen(
+        [*command, f"--ray={cluster.address}"], stdout=subprocess.PIPE, text=True
+    ) as gateway:
+        assert gateway.stdout is not None
+        try:
+            assert gateway.stdout.readline().startswith("ready: ")
+            workers = [worker_of(machine) for machine in ("prompt-0", "token-0")]
+        finally:
+            gateway.kill()
+    wait_until_gone([worker for worker in workers if worker is not None])
+    assert None not in workers
+    deadline = time.monotonic() + WAIT_S
+    while alive():
+        assert time.monotonic() < deadline, alive()
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -192,7 +236,7 @@ def test_a_worker_that_cannot_run_says_why(
         on_ray(cluster, "--ray-placement-s=5", *arguments),
     ):
         pass
-    assert hosted() == {}
+    assert alive() == []
 
 
 @pytest.mark.slow
