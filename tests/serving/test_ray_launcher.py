@@ -37,11 +37,15 @@ def cluster() -> Iterator[Any]:
     """Three nodes, all of them on this host: a head without cores, a new one and an old one."""
     ray = pytest.importorskip("ray", reason="Ray is an extra: make check-ray")
     utils = pytest.importorskip("ray.cluster_utils")
-    # Paths of Unix sockets are short, pytest's folders are not.
-    folder = tempfile.mkdtemp(prefix="sw-ray-", dir="/tmp")
     common = {"object_store_memory": STORE_BYTES}
-    head = {**common, "num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        # Paths of Unix sockets are short, pytest's folders are not.
+        tempfile.TemporaryDirectory(
+            prefix="sw-ray-", dir="/tmp", ignore_cleanup_errors=True
+        ) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        head = {**common, "num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         cluster = utils.Cluster(initialize_head=True, head_node_args=head)
         try:
@@ -150,7 +154,8 @@ def test_each_pool_is_placed_where_it_belongs_and_answers_as_one_machine(
             assert KEY in Path(f"/proc/{worker}/environ").read_text()
     wait_until_gone(workers)
     assert alive() == []
-    logs = [path for path in Path("/tmp").glob("sw-ray-*/session_*/logs/**/*") if path.is_file()]
+    session = Path(cluster.head_node.get_session_dir_path())
+    logs = [path for path in (session / "logs").rglob("*") if path.is_file()]
     assert logs
     assert not [path for path in logs if KEY.encode() in path.read_bytes()]
 
