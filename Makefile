@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu chaos benchmarks clean
+.PHONY: serve test lint check-slow check-gpu check-ray chaos benchmarks clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -25,6 +25,11 @@ check-gpu: $(VENV)/.installed
 # Workers killed, frozen and cut off while clients stream: what is lost? About ten minutes.
 chaos: $(VENV)/.installed
 	$(BIN)/python benchmarks/chaos.py
+
+# What needs Ray, an extra that the other targets do without: they skip these tests.
+check-ray: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/pytest tests/serving/test_ray_launcher.py tests/planning/test_workers.py
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine_throughput.py

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.worker import is_null
+from splitwise.scheduling.pools import Pool
 
 
 def serve(
@@ -40,6 +43,28 @@ def serve(
     scheduler_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port that workers dial; 0 picks a free one.")
     ] = 0,
+    launcher: Annotated[
+        str, typer.Option(help="Where workers run: local (this host) or ray (a Ray cluster).")
+    ] = "local",
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Ray cluster: HOST:PORT, auto (the one that runs on this host), or local (one of "
+            "its own, for as long as the gateway runs)."
+        ),
+    ] = "auto",
+    ray_prompt: Annotated[
+        str,
+        typer.Option(
+            help="What a Ray node must have for a prompt machine, by commas: accelerator types "
+            "(H100) and amounts of custom resources (fast_nic=1)."
+        ),
+    ] = "",
+    ray_token: Annotated[str, typer.Option(help="The same for a token machine.")] = "",
+    ray_mixed: Annotated[str, typer.Option(help="The same for a mixed machine.")] = "",
+    ray_placement_s: Annotated[
+        float, typer.Option(min=1, help="Time for Ray to find a node for a worker.")
+    ] = 60.0,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the model in the API.")
     ] = None,
@@ -137,6 +162,7 @@ def serve(
     del config  # Its values have arrived as the other options' defaults.
     set_up_logging()
     machines = _machines(prompt, token, mixed, external_workers)
+    is_ray = _is_ray(launcher, device)
 
     import uvloop
 
@@ -148,7 +174,8 @@ def serve(
     from splitwise.serving.cluster import ClusterLimits
     from splitwise.serving.gateway import Gateway, ServeOptions
     from splitwise.serving.http import HttpLimits
-    from splitwise.serving.launcher import LaunchError
+    from splitwise.serving.launcher import LaunchError, LocalLauncher
+    from splitwise.serving.ray_launcher import RayLauncher, RayOptions, connect, read_needs
 
     access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
     try:
@@ -167,7 +194,7 @@ def serve(
             threads=threads,
             served_model_name=served_model_name,
             worker_arguments=[
-                f"--model={folder.path}",
+                f"--model={folder.path.absolute()}",
                 f"--model-name={folder.name}",
                 f"--device={device}",
                 f"--dtype={dtype}",
@@ -202,7 +229,16 @@ def serve(
             access=access,
             admin_key=os.environ.get(ADMIN_KEY_VARIABLE, ""),
         )
-        gateway = Gateway(options, folder)
+        on_ray = RayOptions(
+            address=ray,
+            needs={
+                Pool.PROMPT: read_needs("--ray-prompt", ray_prompt),
+                Pool.TOKEN: read_needs("--ray-token", ray_token),
+                Pool.MIXED: read_needs("--ray-mixed", ray_mixed),
+            },
+            gpus=0 if device == "cpu" else 1,
+            placement_limit_s=ray_placement_s,
+        )
         # A spinner on a terminal, nothing elsewhere.
         status = Console(stderr=True).status(
             f"starting {sum(machines)} machines"
@@ -213,7 +249,10 @@ def serve(
             status.stop()
             _announce(url, gateway.model_name, bool(access.keys))
 
-        with status:
+        # Ray takes SIGTERM when it connects; the gateway, started later, takes it over.
+        with connect(ray) if is_ray else nullcontext(), status:
+            new_launcher = partial(RayLauncher, on_ray) if is_ray else LocalLauncher
+            gateway = Gateway(options, folder, new_launcher)
             uvloop.run(gateway.run(announce))
     except (ModelError, LaunchError, OSError, ValueError) as error:
         fail(error)
@@ -235,6 +274,14 @@ def _machines(
             code=2,
         )
     return prompt, token, mixed
+
+
+def _is_ray(launcher: str, device: str) -> bool:
+    if launcher not in ("local", "ray"):
+        fail(f"--launcher {launcher!r}: choose local or ray", code=2)
+    if launcher == "ray" and device.startswith("cuda:"):
+        fail(f"--device {device}: Ray deals the GPUs out; with --launcher ray say cuda", code=2)
+    return launcher == "ray"
 
 
 def _announce(url: str, model: str, with_key: bool) -> None:

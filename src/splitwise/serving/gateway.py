@@ -108,7 +108,13 @@ class ServeOptions(msgspec.Struct, frozen=True):
 class Gateway:
     """Everything the gateway process runs, from the workers' start to their end."""
 
-    def __init__(self, options: ServeOptions, folder: ModelFolder) -> None:
+    def __init__(
+        self,
+        options: ServeOptions,
+        folder: ModelFolder,
+        new_launcher: Callable[[str], Launcher] = LocalLauncher,
+    ) -> None:
+        """``new_launcher`` gets the cluster key and starts the workers."""
         self._options = options
         self._folder = folder
         self._info = read_model_info(folder)
@@ -116,7 +122,7 @@ class Gateway:
         self.model_name = options.served_model_name or folder.name
         self._metrics = Metrics(self.model_name)
         self.cluster = Cluster(options.cluster, self._metrics, folder.name)
-        self._launcher: Launcher = LocalLauncher(key)
+        self._launcher = new_launcher(key)
         self._server = SchedulerServer(self.cluster, key, on_silent=self._launcher.kill)
         self._specs: dict[str, WorkerSpec] = {}
 

@@ -1,4 +1,4 @@
-"""Starts workers, watches them, and ends them: here, as processes of this host.
+"""Starts workers, watches them, and ends them; ``LocalLauncher`` as processes of this host.
 
 A worker's standard error is passed on line by line and its end is kept, so that a worker that
 cannot start says why in the parent. Workers run in process groups of their own: Ctrl-C reaches
@@ -13,7 +13,8 @@ import signal
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import msgspec
 
@@ -46,16 +47,14 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 class Launcher(ABC):
     """Where workers run."""
 
+    def __init__(self) -> None:
+        self._watchers: dict[str, asyncio.Task[str]] = {}
+        """By machine id, what ends with the worker; the result says how that ended."""
+        self._started = asyncio.Event()
+
     @abstractmethod
     async def start(self, specs: list[WorkerSpec]) -> None:
         """Start one worker a spec; they register by themselves."""
-
-    @abstractmethod
-    async def wait_for_exit(self) -> tuple[str, str]:
-        """Wait until a worker ends; returns its machine id, and how it ended with what last words.
-
-        A worker's end is told once.
-        """
 
     @abstractmethod
     def kill(self, machine_id: str) -> None:
@@ -65,15 +64,32 @@ class Launcher(ABC):
     async def stop(self) -> None:
         """End every worker and wait until it has ended."""
 
+    async def wait_for_exit(self) -> tuple[str, str]:
+        """Wait until a worker ends; returns its machine id, and how it ended with what last words.
+
+        A worker's end is told once.
+        """
+        while not self._watchers:
+            self._started.clear()
+            await self._started.wait()
+        watchers = {task: machine_id for machine_id, task in self._watchers.items()}
+        done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+        ended = next(iter(done))
+        del self._watchers[watchers[ended]]
+        return watchers[ended], ended.result()
+
+    def _watch(self, machine_id: str, life: Coroutine[Any, Any, str]) -> None:
+        self._watchers[machine_id] = asyncio.create_task(life)
+        self._started.set()
+
 
 class LocalLauncher(Launcher):
     """Workers as processes of this host."""
 
     def __init__(self, cluster_key: str) -> None:
+        super().__init__()
         self._cluster_key = cluster_key
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._watchers: dict[str, asyncio.Task[str]] = {}
-        self._started = asyncio.Event()
 
     async def start(self, specs: list[WorkerSpec]) -> None:
         for spec in specs:
@@ -86,18 +102,7 @@ class LocalLauncher(Launcher):
                 preexec_fn=_end_with_parent,
             )
             self._processes[spec.machine_id] = process
-            self._watchers[spec.machine_id] = asyncio.create_task(_relay(process))
-        self._started.set()
-
-    async def wait_for_exit(self) -> tuple[str, str]:
-        while not self._watchers:
-            self._started.clear()
-            await self._started.wait()
-        watchers = {task: machine_id for machine_id, task in self._watchers.items()}
-        done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
-        ended = next(iter(done))
-        del self._watchers[watchers[ended]]
-        return watchers[ended], ended.result()
+            self._watch(spec.machine_id, _relay(process))
 
     def kill(self, machine_id: str) -> None:
         process = self._processes.get(machine_id)
