@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu benchmarks clean
+.PHONY: serve test lint check-slow check-gpu fuzz benchmarks clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -21,6 +21,10 @@ check-slow: $(VENV)/.installed
 
 check-gpu: $(VENV)/.installed
 	$(BIN)/pytest -m gpu
+
+# Bad input, at least 20,000 times at each of the doors.
+fuzz: $(VENV)/.installed
+	$(BIN)/pytest -s -k fuzz
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine_throughput.py
