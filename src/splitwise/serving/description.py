@@ -127,6 +127,13 @@ _OPERATIONS: Final = (
         for method in ("patch", "post")
     ),
 )
+_EVENT: Final[Schema] = {
+    "type": "object",
+    "description": "Each event. Its data is a chunk of the answer, or an error, as JSON; that of "
+    "the last is [DONE].",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
 _GENERATE: Final = ("ChatRequest", "CompletionRequest")
 _NAME_THE_MODEL: Final = (*_GENERATE, "TokenizeRequest", "DetokenizeRequest")
 _KEYS: Final = {
@@ -195,7 +202,7 @@ def _success(operation: _Operation) -> Schema:
     else:
         content = _json(operation.answer)
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     return {"description": "Success.", "headers": _answer_headers(), "content": content}
 
 
