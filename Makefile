@@ -24,7 +24,7 @@ check-gpu: $(VENV)/.installed
 
 # Bad input, at least 20,000 times at each of the doors.
 fuzz: $(VENV)/.installed
-	$(BIN)/pytest -s -k fuzz
+	$(BIN)/pytest -s tests/fuzz
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine_throughput.py
