@@ -7,11 +7,15 @@ once an iteration from one thread. The engine decides nothing.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory
 
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 LayerCallback = Callable[[int], None]
 """Called on the engine's thread with a layer's index once that layer's new keys and values are
 written (on a GPU: queued on the current stream), before the layer's attention is computed."""
@@ -26,8 +30,8 @@ class ModelInfo:
     kv_heads: int
     head_dim: int
     dtype: str
-    vocab_size: int
-    max_context_tokens: int
+    vocab_size: Count
+    max_context_tokens: Count
 
 
 @dataclass

@@ -1,6 +1,11 @@
 """How the next token is chosen, as a request states it. Light: the gateway imports this too."""
 
+from typing import Annotated
+
 import msgspec
+
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -14,19 +19,19 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     Log-probabilities are those of the raw logits, before penalties and temperature.
     """
 
-    seed: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
     """0 means all tokens."""
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    min_p: Probability = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
     """Over prompt and output."""
-    presence_penalty: float = 0.0
+    presence_penalty: Penalty = 0.0
     """Over output only."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: Penalty = 0.0
     """Over output only."""
-    logprobs: int | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
 
     @property
     def has_penalties(self) -> bool:

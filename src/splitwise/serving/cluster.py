@@ -268,7 +268,11 @@ class Cluster:
         self._dispatch()
 
     def receive(self, index: int, message: ToScheduler) -> None:
-        """Take in what machine ``index`` says."""
+        """Take in what machine ``index`` says.
+
+        Raises:
+            ValueError: it broke the protocol. What it said before that is taken in.
+        """
         match message:
             case Outputs(items=items):
                 for output in items:
@@ -276,14 +280,15 @@ class Cluster:
             case MachineStatus():
                 self._on_status(index, message)
             case Transferred():
-                self._on_transferred(message)
+                self._on_transferred(index, message)
             case PromptsStarted(tasks=tasks):
-                self._on_prompts_started(tasks)
+                self._on_prompts_started(index, tasks)
             case TaskFailed():
-                self._on_failed(message)
+                self._on_failed(index, message)
             case Preempted(task=task):
+                live = self._task_of(index, task)
                 self._metrics.preempted()
-                if (live := self._live.get(task)) is not None:
+                if live is not None:
                     self._retry(live, "preempted", is_failure=False)
             case Leave():
                 self.pools.drain(self.roster.names[index])
@@ -291,10 +296,23 @@ class Cluster:
                 raise ValueError("a machine registers once a connection")
         self._dispatch()
 
+    def _task_of(self, index: int, task: int) -> LiveRequest | None:
+        """The request of a task of machine ``index``; None if it ended meanwhile, in which case
+        its Cancel is on the way.
+
+        Raises:
+            ValueError: the task is other machines'.
+        """
+        live = self._live.get(task)
+        if live is not None and index not in (live.prompt_machine, live.token_machine):
+            raise ValueError(f"it spoke of task {task}, which it does not run")
+        return live
+
     def _on_output(self, index: int, output: Output) -> None:
-        live = self._live.get(output.task)
+        live = self._task_of(index, output.task)
         if live is None:
-            return  # Ended meanwhile; its Cancel is on the way.
+            return
+        self._check_output(index, live, output)
         is_first = not live.has_output
         delivered = live.accept(output)
         if not delivered:
@@ -309,25 +327,36 @@ class Cluster:
             # A request that ends on its prompt machine is still expected on its token machine.
             self._end(live, tell=index != live.token_machine)
 
-    def _on_prompts_started(self, tasks: list[int]) -> None:
+    def _check_output(self, index: int, live: LiveRequest, output: Output) -> None:
+        if not len(live.history) <= output.position < live.max_history_tokens:
+            raise ValueError(
+                f"task {output.task}: output at position {output.position}, where "
+                f"{len(live.history)} to {live.max_history_tokens - 1} are due"
+            )
+        vocabulary = self.roster.link(index).register.model.vocab_size
+        for token in (output.sample.token, *(token for token, _ in output.sample.top or ())):
+            if not 0 <= token < vocabulary:
+                raise ValueError(f"task {output.task}: token {token} of {vocabulary}")
+
+    def _on_prompts_started(self, index: int, tasks: list[int]) -> None:
         now_s = time.monotonic()
         for task in tasks:
-            live = self._live.get(task)
+            live = self._task_of(index, task)
             if live is None:
                 continue
             self._ledger.prompt_started(live)
             if not live.has_output:
                 self._metrics.queued(now_s - live.submitted_s)
 
-    def _on_transferred(self, message: Transferred) -> None:
+    def _on_transferred(self, index: int, message: Transferred) -> None:
+        live = self._task_of(index, message.task)
         stats = message.stats
         self._metrics.transfer(stats.bytes, stats.early_bytes, stats.visible_s, stats.transport)
-        live = self._live.get(message.task)
         if live is not None:
             self._ledger.prompt_machine_left(live)
 
-    def _on_failed(self, failure: TaskFailed) -> None:
-        live = self._live.get(failure.task)
+    def _on_failed(self, index: int, failure: TaskFailed) -> None:
+        live = self._task_of(index, failure.task)
         if live is None:
             return
         if failure.in_transfer:

@@ -42,9 +42,12 @@ def running_server(*arguments: str) -> Iterator[str]:
     deadline = threading.Timer(START_LIMIT_S, process.kill)
     deadline.start()
     try:
-        yield _base_url(process.stdout, words)
+        try:
+            url = _base_url(process.stdout, words)
+        finally:
+            deadline.cancel()
+        yield url
     finally:
-        deadline.cancel()
         _stop(process)
         relay.join()
         process.stdout.close()

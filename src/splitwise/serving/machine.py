@@ -123,11 +123,13 @@ class Machine:
         """Take in what the cluster scheduler or a transfer has to say."""
         match message:
             case RunPrompt(spec=spec, target=target):
-                self._prompts.append(self._admit(spec, TaskState.QUEUED, target=target))
+                if self._is_fit(spec):
+                    self._prompts.append(self._admit(spec, TaskState.QUEUED, target=target))
             case Expect(spec=spec, source_id=source_id):
-                task = self._admit(spec, TaskState.UNRESERVED, source_id=source_id)
-                self._newcomers.append(task)
-                self._reserve()
+                if self._is_fit(spec):
+                    task = self._admit(spec, TaskState.UNRESERVED, source_id=source_id)
+                    self._newcomers.append(task)
+                    self._reserve()
             case Cancel(task=task_id):
                 self._cancel(task_id)
             case Arrived():
@@ -136,6 +138,33 @@ class Machine:
                 self._on_failed(int(transfer_id), reason)
             case Sent() | Cancelled() | Released():
                 self._free(self._tasks[int(message.transfer_id)])
+
+    def _is_fit(self, spec: TaskSpec) -> bool:
+        """Whether the task can run; if not, the cluster scheduler is told. An iteration with a
+        task that cannot would cost the others in it, too."""
+        reason = self._unfit_reason(spec)
+        if reason is None:
+            return True
+        log.warning("task %d is refused: %s", spec.task, reason)
+        self._emit(TaskFailed(spec.task, reason, in_transfer=False))
+        return False
+
+    def _unfit_reason(self, spec: TaskSpec) -> str | None:
+        model, tokens = self._engine.model, len(spec.history)
+        if spec.task in self._tasks:
+            return "a task of that number is here already"
+        if not 0 < spec.prompt_tokens <= tokens < spec.max_history_tokens:
+            return (
+                f"{spec.prompt_tokens} tokens of prompt in {tokens} of history, "
+                f"which may grow to {spec.max_history_tokens}"
+            )
+        if spec.max_history_tokens > model.max_context_tokens:
+            return f"{spec.max_history_tokens} tokens in a context of {model.max_context_tokens}"
+        if self._engine.layout.blocks_for(tokens) > self._pool.total:
+            return f"{tokens} tokens in a cache of {self._pool.total} blocks"
+        if min(spec.history) < 0 or max(spec.history) >= model.vocab_size:
+            return f"token ids outside 0 to {model.vocab_size - 1}"
+        return None
 
     def _admit(
         self,
@@ -155,9 +184,23 @@ class Machine:
         if task.state is TaskState.RELEASING:  # Cancelled while it came in.
             self._free(task)
             return
-        task.append(msgspec.msgpack.decode(event.payload, type=int))
+        token = self._first_token(event.payload)
+        if token is None:
+            log.warning("task %d came with %r for its first token", task.id, event.payload[:40])
+            self._emit(TaskFailed(task.id, "its first token came garbled", in_transfer=True))
+            self._free(task)
+            return
+        task.append(token)
         task.state = TaskState.RUNNING
         self._running.append(task)
+
+    def _first_token(self, payload: bytes) -> int | None:
+        """What the prompt machine signalled; None if it is no token."""
+        try:
+            token: int = msgspec.msgpack.decode(payload, type=int)
+        except msgspec.MsgspecError:
+            return None
+        return token if 0 <= token < self._engine.model.vocab_size else None
 
     def _on_failed(self, task_id: int, reason: str) -> None:
         task = self._tasks[task_id]

@@ -4,7 +4,7 @@ A *task* is one attempt at a request: the cluster scheduler numbers them, and a 
 taken up again elsewhere is a new task, so that a late word about the old one harms nobody.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
 PROTOCOL_VERSION: Final = 3
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 # Handshake: Challenge -> Register -> Welcome | Refused.
@@ -31,7 +32,7 @@ class Challenge(msgspec.Struct, tag=True):
 class Register(msgspec.Struct, tag=True):
     """A worker introduces its machine."""
 
-    machine_id: str
+    machine_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     pool: Pool
     proof: bytes
     model: ModelInfo
@@ -142,10 +143,10 @@ class Transferred(msgspec.Struct, tag=True):
 class MachineStatus(msgspec.Struct, tag=True):
     """Sent every second, which also shows that the machine lives."""
 
-    used_blocks: int
-    total_blocks: int
-    running_requests: int
-    waiting_requests: int
+    used_blocks: Count
+    total_blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    running_requests: Count
+    waiting_requests: Count
 
 
 class Leave(msgspec.Struct, tag=True):

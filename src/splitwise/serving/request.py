@@ -82,7 +82,8 @@ class LiveRequest:
         """Take a token in, and those after it that came early; returns how many were delivered."""
         self._early[output.position] = output
         delivered = 0
-        while (following := self._early.pop(len(self.history), None)) is not None:
+        while not self.is_finished and len(self.history) in self._early:
+            following = self._early.pop(len(self.history))
             self.history.append(following.sample.token)
             self._samples.append(following.sample)
             self._finish = following.finish

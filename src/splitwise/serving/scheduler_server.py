@@ -27,7 +27,7 @@ from splitwise.serving.messages import (
     Shutdown,
     ToScheduler,
 )
-from splitwise.serving.wire import Wire, WireError, prove
+from splitwise.serving.wire import HANDSHAKE_LIMIT_BYTES, Wire, WireError, prove
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,11 @@ class SchedulerServer:
             link = await asyncio.wait_for(self._handshake(wire), HANDSHAKE_LIMIT_S)
             if link is not None:
                 await self._serve(link, task)
-        except (TimeoutError, OSError, EOFError, WireError, msgspec.MsgspecError) as error:
+        except (TimeoutError, OSError, EOFError, WireError) as error:
             log.warning("a worker's connection failed before it joined: %s", error or "timed out")
+        except asyncio.CancelledError:
+            if not self._closing:  # else it ends here: asyncio's streams would log it as a failure
+                raise
         finally:
             self._tasks.discard(task)
             await wire.close()
@@ -111,7 +114,7 @@ class SchedulerServer:
     async def _handshake(self, wire: Wire[ToScheduler]) -> WorkerLink | None:
         nonce = os.urandom(16)
         wire.send(Challenge(nonce))
-        register = await wire.receive()
+        register = await wire.receive(HANDSHAKE_LIMIT_BYTES)
         if not isinstance(register, Register):
             wire.send(Refused("the first message must be Register"))
             return None

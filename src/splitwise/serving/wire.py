@@ -8,6 +8,8 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+HANDSHAKE_LIMIT_BYTES: Final = 64 * 1024
+"""Of a message from a peer that has not yet proved itself."""
 _LENGTH: Final = struct.Struct("!I")
 
 In = TypeVar("In")
@@ -30,8 +32,8 @@ class Wire(Generic[In]):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(incoming)
 
-    async def receive(self) -> In:
-        """The next message.
+    async def receive(self, limit_bytes: int = MAX_MESSAGE_BYTES) -> In:
+        """The next message, of at most ``limit_bytes``.
 
         Raises:
             EOFError: the peer closed the connection (ConnectionError: or it broke).
@@ -39,12 +41,12 @@ class Wire(Generic[In]):
         """
         head = await self._reader.readexactly(_LENGTH.size)
         (length,) = _LENGTH.unpack(head)
-        if length > MAX_MESSAGE_BYTES:
-            raise WireError(f"message of {length} bytes; at most {MAX_MESSAGE_BYTES} are taken")
+        if length > limit_bytes:
+            raise WireError(f"message of {length} bytes; at most {limit_bytes} are taken")
         body = await self._reader.readexactly(length)
         try:
             return self._decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"malformed message: {error}") from error
 
     def send(self, message: msgspec.Struct) -> None:

@@ -4,6 +4,7 @@ import functools
 import os
 import socket
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -12,10 +13,10 @@ class ReceiverAddress(msgspec.Struct, frozen=True):
     """All that a sender must know to dial a receiver. Plain data: others pass it on."""
 
     machine_id: str
-    host: str
-    port: int
+    host: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.:%_-]{1,255}$")]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     """TCP."""
-    unix_name: str
+    unix_name: Annotated[str, msgspec.Meta(pattern="^[0-9a-z-]{0,100}$")]
     """Name of an abstract unix socket (its leading NUL left out); empty where there is none."""
     host_identity: str
     device: str

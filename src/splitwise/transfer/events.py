@@ -1,21 +1,24 @@
 """What a transfer tells the worker, from the transfer's own thread."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
+
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class TransferStats(msgspec.Struct, frozen=True):
     """What one transfer cost."""
 
-    transport: str
-    bytes: int
-    early_bytes: int
+    transport: Annotated[str, msgspec.Meta(pattern="^(shared_memory|tcp|cuda_ipc)$")]
+    bytes: NotNegative
+    early_bytes: NotNegative
     """Bytes put before ``finish`` was called. Over TCP: handed to the sender's kernel by then."""
-    visible_s: float
+    visible_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     """From ``finish`` to the arrival of all bytes and the signal. Between hosts, whose clocks do
     not compare, it ends when the sender has handed the last byte to its kernel."""
-    puts: int
+    puts: NotNegative
     """Copies (shared memory, CUDA) or pieces (TCP) it took."""
 
 

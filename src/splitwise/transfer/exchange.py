@@ -39,12 +39,20 @@ class Exchange:
             return
         address = transfer.address
         if address not in self._peers:
+            self._close_idle(address.machine_id)
             self._peers[address] = Peer(self._home, address)
             self._thread.spawn(self._serve(self._peers[address]), f"link to {address.machine_id}")
         early = self._early_grants.get(transfer.transfer_id)
         if early is not None and early[0].address == address:
             del self._early_grants[transfer.transfer_id]
             self._on_grant(*early)
+
+    def _close_idle(self, machine_id: str) -> None:
+        """Links to where the machine was reached before: each would be kept for good."""
+        in_use = {transfer.address for transfer in list(self._transfers.values())}
+        for peer in self._peers.values():
+            if peer.address.machine_id == machine_id and peer.address not in in_use:
+                peer.fail(LinkError("it is reached at another address now"))
 
     def settle(self, transfer: Outgoing, outcome: SenderEvent) -> None:
         """The end: unless it knows, the receiver must hear that no put will touch its blocks."""

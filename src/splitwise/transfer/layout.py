@@ -1,8 +1,11 @@
 """The shape of a paged KV cache in memory: the one thing sender and receiver must agree on."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class CacheLayout(msgspec.Struct, frozen=True):
@@ -13,10 +16,10 @@ class CacheLayout(msgspec.Struct, frozen=True):
     each other are contiguous within a layer.
     """
 
-    layers: int
-    blocks: int
-    block_tokens: int
-    block_bytes: int
+    layers: Count
+    blocks: Count
+    block_tokens: Count
+    block_bytes: Count
 
     @property
     def layer_bytes(self) -> int:

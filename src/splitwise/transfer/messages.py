@@ -6,14 +6,16 @@ from the receiver, signals and stops from the sender. Keys and values are never 
 """
 
 import struct
+from typing import Annotated
 
 import msgspec
 
 from splitwise.transfer.errors import LinkError
-from splitwise.transfer.events import TransferStats
+from splitwise.transfer.events import NotNegative, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
 PROTOCOL_VERSION = 1
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 HEADER = struct.Struct("!HI")
 HANDSHAKE_LIMIT_BYTES = 4096
 """Of a frame from a peer that has not yet proved itself."""
@@ -91,10 +93,10 @@ class Done(Message, frozen=True):
 
     number: int
     payload: bytes
-    early_bytes: int
-    puts: int
-    put_s: float
-    finished_s: float | None = None
+    early_bytes: NotNegative
+    puts: NotNegative
+    put_s: Seconds
+    finished_s: Seconds | None = None
     checksums: list[int] | None = None
 
 
@@ -151,6 +153,6 @@ def decode(body: bytes | bytearray) -> AnyMessage:
     """
     try:
         message: AnyMessage = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LinkError(f"bad frame: {error}") from error
     return message

@@ -63,7 +63,7 @@ class Peer:
             except TimeoutError:
                 waited_s = self._home.deadlines.connect_s
                 raise LinkError(f"no answer within {waited_s:g} s") from None
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # a host's name may be none at all
                 raise LinkError(str(error)) from error
             assert self._link is not None
             while True:

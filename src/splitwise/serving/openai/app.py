@@ -21,6 +21,7 @@ import msgspec
 
 from splitwise import __version__
 from splitwise.observe.metrics import CONTENT_TYPE, Metrics
+from splitwise.serving.description import describe
 from splitwise.serving.generation import Generator
 from splitwise.serving.http import (
     Application,
@@ -98,6 +99,7 @@ class App:
         self._health = health
         self._gate = gate
         self._started_s = int(time.time())
+        self._description = describe(model, limits)
         self._routes: dict[str, dict[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._chat},
             "/v1/completions": {"POST": self._completion},
@@ -106,6 +108,7 @@ class App:
             "/detokenize": {"POST": self._detokenize},
             "/health": {"GET": self._show_health},
             "/version": {"GET": self._version},
+            "/openapi.json": {"GET": self._describe},
             "/metrics": {"GET": self._show_metrics},
         }
 
@@ -230,10 +233,13 @@ class App:
         reason = "draining" if self._gate.draining else self._health()
         if reason is not None:
             raise ApiError(503, reason, None, "unavailable", "server_error")
-        await reply.body(200, b'{"status":"ok"}')
+        await self._answer(reply, protocol.Healthy())
 
     async def _version(self, request: Request, reply: Reply) -> None:
         await self._answer(reply, protocol.Version(__version__))
+
+    async def _describe(self, request: Request, reply: Reply) -> None:
+        await reply.body(200, self._description)
 
     async def _show_metrics(self, request: Request, reply: Reply) -> None:
         await reply.body(200, self._metrics.render(), CONTENT_TYPE.encode("ascii"))

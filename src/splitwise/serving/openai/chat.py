@@ -6,7 +6,7 @@ from splitwise.serving.http import HttpLimits
 from splitwise.serving.openai.errors import ApiError, invalid
 from splitwise.serving.openai.generate import Job
 from splitwise.serving.openai.jobs import Front, encode_prompt, make_job
-from splitwise.serving.openai.protocol import ChatMessage, ChatRequest, TokenizeRequest
+from splitwise.serving.openai.protocol import ROLES, ChatMessage, ChatRequest, TokenizeRequest
 from splitwise.serving.openai.rendering import ChatRenderer
 from splitwise.serving.openai.unsupported import refuse_unsupported
 from splitwise.serving.openai.validation import (
@@ -18,8 +18,6 @@ from splitwise.serving.openai.validation import (
 )
 from splitwise.serving.text import ChatTemplateError, TextCodec
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-"""``developer`` is OpenAI's newer name for ``system``; templates know the older one."""
 _TEMPLATE_OWN = {"messages", "add_generation_prompt", "tools", "documents"}
 
 
@@ -82,9 +80,9 @@ def _logprobs(request: ChatRequest, limits: HttpLimits) -> int | None:
 def _plain(message: ChatMessage, place: int) -> dict[str, str | None]:
     """A message as templates expect it: content is one string."""
     where = f"messages[{place}]"
-    role = _ROLES.get(message.role)
+    role = ROLES.get(message.role)
     if role is None:
-        raise invalid(f"{where}.role", message.role, f"use one of {', '.join(_ROLES)}")
+        raise invalid(f"{where}.role", message.role, f"use one of {', '.join(ROLES)}")
     for name in ("tool_calls", "function_call", "audio"):
         if getattr(message, name):
             raise ApiError(

@@ -7,7 +7,8 @@ from splitwise.serving.api_keys import ApiKeys
 from splitwise.serving.http import Request
 from splitwise.serving.openai.errors import ApiError
 
-_ALWAYS_OPEN: Final = frozenset({"/health", "/version"})
+_ALWAYS_OPEN: Final = frozenset({"/health", "/version", "/openapi.json"})
+"""They tell nothing of clients or of load."""
 _METRICS: Final = "/metrics"
 _DRAINING_RETRY_S: Final = 5.0
 """By then a proxy has taken this server out, or its successor is up."""

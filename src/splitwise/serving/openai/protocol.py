@@ -1,16 +1,27 @@
 """What clients send and receive, typed. Names and shapes are OpenAI's; extras are vLLM's.
 
 Every optional field may be null, which means the same as leaving it out. Unknown fields are
-ignored. Ranges are checked in ``validation``.
+ignored. Ranges are checked in ``validation``; here they are only shown, for ``description``.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from splitwise.serving.openai.unsupported import UnsupportedFields
+from splitwise.serving.openai.unsupported import NOTHING, UnsupportedFields
 
 # Requests.
+
+
+def _shown(**schema: object) -> msgspec.Meta:
+    """JSON Schema for the description. It does not change what is decoded."""
+    return msgspec.Meta(extra_json_schema=dict(schema))
+
+
+Probability = Annotated[float | None, _shown(minimum=0, maximum=1)]
+Penalty = Annotated[float | None, _shown(minimum=-2, maximum=2)]
+AtLeastOne = Annotated[int | None, _shown(minimum=1)]
+TokenId = Annotated[int, _shown(minimum=0)]
 
 
 class StreamOptions(msgspec.Struct):
@@ -25,56 +36,74 @@ class GenerationFields(UnsupportedFields, kw_only=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    n: int | None = None
-    seed: int | None = None
+    max_tokens: AtLeastOne = None
+    min_tokens: Annotated[int | None, _shown(minimum=0)] = None
+    n: AtLeastOne = None
+    seed: Annotated[int | None, _shown(minimum=-(2**63), maximum=2**63 - 1)] = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    temperature: Annotated[float | None, _shown(minimum=0, maximum=2)] = None
+    top_p: Annotated[float | None, _shown(exclusiveMinimum=0, maximum=1)] = None
+    top_k: Annotated[int | None, _shown(minimum=-1, maximum=2**31 - 1)] = None
+    min_p: Probability = None
+    repetition_penalty: Annotated[float | None, _shown(exclusiveMinimum=0, maximum=100)] = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
 
 
+Nothing = Annotated[Any, _shown(enum=list(NOTHING))]
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""``developer`` is OpenAI's newer name for ``system``; templates know the older one."""
+
+
 class ContentPart(msgspec.Struct):
-    type: str
+    type: Annotated[str, _shown(enum=["text"])]
     text: str | None = None
 
 
 class ChatMessage(msgspec.Struct):
-    role: str
-    content: str | list[ContentPart] | None = None
+    role: Annotated[str, _shown(enum=list(ROLES))]
+    content: Annotated[str | list[ContentPart] | None, _shown(type=["string", "array"])] = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: Any = None
-    function_call: Any = None
-    audio: Any = None
+    tool_calls: Nothing = None
+    function_call: Nothing = None
+    audio: Nothing = None
 
 
 class ChatRequest(GenerationFields, kw_only=True):
-    messages: list[ChatMessage]
-    max_completion_tokens: int | None = None
+    messages: Annotated[list[ChatMessage], _shown(minItems=1)]
+    max_completion_tokens: AtLeastOne = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int | None, _shown(minimum=0)] = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
 Prompt = str | list[int | str | list[int]]
+_TOKEN_IDS: dict[str, object] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "integer", "minimum": 0},
+}
+_KINDS: list[dict[str, object]] = [
+    {"type": "string"},
+    _TOKEN_IDS,
+    {"type": "array", "minItems": 1, "items": {"type": "string"}},
+    {"type": "array", "minItems": 1, "items": _TOKEN_IDS},
+]
+_PROMPT_KINDS = _shown(allOf=[{"anyOf": _KINDS}])
+"""A list has entries of one kind."""
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
-    prompt: Prompt
-    logprobs: int | None = None
+    prompt: Annotated[Prompt, _PROMPT_KINDS]
+    logprobs: Annotated[int | None, _shown(minimum=0)] = None
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -90,7 +119,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
-    tokens: list[int]
+    tokens: list[TokenId]
     model: str | None = None
 
 
@@ -211,3 +240,7 @@ class DetokenizeAnswer(msgspec.Struct):
 
 class Version(msgspec.Struct):
     version: str
+
+
+class Healthy(msgspec.Struct):
+    status: str = "ok"

@@ -46,7 +46,8 @@ class UnsupportedFields(msgspec.Struct, kw_only=True):
     web_search_options: Any = None
 
 
-_NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
+NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
+"""Values that ask for nothing, whatever the field."""
 _HARMLESS: dict[str, tuple[object, ...]] = {
     "best_of": (None, 1),
     "function_call": (None, "none", "auto"),
@@ -60,11 +61,19 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
 _NAMES = UnsupportedFields.__struct_fields__
 
 
+def harmless_values() -> dict[str, list[object]]:
+    """What each of the fields may hold without being refused, for the API's description.
+
+    ``tools`` is left out: it may hold anything beside ``tool_choice: none``.
+    """
+    return {name: list(_HARMLESS.get(name, NOTHING)) for name in _NAMES if name != "tools"}
+
+
 def refuse_unsupported(fields: UnsupportedFields) -> None:
     """Raise a 400 for the first field that asks for what is not there."""
     for name in _NAMES:
         value = getattr(fields, name)
-        if value is None or value in _HARMLESS.get(name, _NOTHING):
+        if value is None or value in _HARMLESS.get(name, NOTHING):
             continue
         if name == "tools" and fields.tool_choice == "none":
             continue
