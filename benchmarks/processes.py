@@ -1,6 +1,7 @@
 """What the kernel says of a process."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -21,5 +22,8 @@ def resident_mib(pid: int) -> float:
 
 def children(pid: int) -> list[int]:
     """Processes that any of its threads started and that still run."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for found in lists for child in found.read_text().split()]
+    found: list[int] = []
+    for list_ in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # the thread has ended meanwhile
+            found += map(int, list_.read_text().split())
+    return found

@@ -104,9 +104,6 @@ class SchedulerServer:
                 await self._serve(link, task)
         except (TimeoutError, OSError, EOFError, WireError) as error:
             log.warning("a worker's connection failed before it joined: %s", error or "timed out")
-        except asyncio.CancelledError:
-            if not self._closing:  # else it ends here: asyncio's streams would log it as a failure
-                raise
         finally:
             self._tasks.discard(task)
             await wire.close()
