@@ -1,13 +1,12 @@
-"""What processes hold: memory and descriptors, read from /proc."""
+"""What processes hold: memory and descriptors."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 WAIT_S = 20.0
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -19,15 +18,13 @@ class Holdings:
 
     @classmethod
     def of(cls, pid: int) -> "Holdings":
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return cls(round(pages * PAGE_BYTES / 2**20, 1), len(os.listdir(f"/proc/{pid}/fd")))
+        process = psutil.Process(pid)
+        return cls(round(process.memory_info().rss / 2**20, 1), process.num_fds())
 
 
 def descendants(pid: int) -> list[int]:
     """The processes that ``pid`` started, those that they started, and so on."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    children = [int(c) for task in tasks for c in (task / "children").read_text().split()]
-    return [other for child in children for other in (child, *descendants(child))]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def holdings(pids: list[int]) -> dict[int, Holdings]:
