@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO
 
 import httpx
@@ -44,18 +47,25 @@ def why_no_namespaces() -> str | None:
     return None
 
 
-@pytest.fixture
-def namespaces() -> Iterator[dict[str, str]]:
-    """A host each for gateway, prompt and token machine, on one switch; their namespaces."""
+@contextmanager
+def separate_hosts() -> Iterator[dict[str, str]]:
+    """A namespace each for gateway, prompt and token machine; their names."""
     if (reason := why_no_namespaces()) is not None:
         pytest.skip(reason)
     names = {role: f"sw-{role}-{os.getpid()}" for role in ADDRESS}
-    gateway = names["gateway"]
     with ExitStack() as undo:
         for name in names.values():
             ip("netns", "add", name)
             undo.callback(ip, "netns", "del", name)
             ip("-n", name, "link", "set", "lo", "up")
+        yield names
+
+
+@pytest.fixture
+def namespaces() -> Iterator[dict[str, str]]:
+    """On a switch of the kernel's."""
+    with separate_hosts() as names:
+        gateway = names["gateway"]
         ip("-n", gateway, "link", "add", "switch", "type", "bridge")
         ip("-n", gateway, "addr", "add", f"{ADDRESS['gateway']}/24", "dev", "switch")
         ip("-n", gateway, "link", "set", "switch", "up")
@@ -66,6 +76,44 @@ def namespaces() -> Iterator[dict[str, str]]:
             ip("-n", names[role], "addr", "add", f"{ADDRESS[role]}/24", "dev", "eth0")
             ip("-n", names[role], "link", "set", "eth0", "up")
         yield names
+
+
+class Weather:
+    """Namespaces on a switch of ours, and what befalls their packets."""
+
+    def __init__(self, names: dict[str, str], switch: "subprocess.Popen[str]") -> None:
+        self.names = names
+        self._switch = switch
+        self._await_ok()
+
+    def tell(self, order: str) -> None:
+        assert self._switch.stdin is not None
+        self._switch.stdin.write(order + "\n")
+        self._switch.stdin.flush()
+        self._await_ok()
+
+    def _await_ok(self) -> None:
+        assert self._switch.stdout is not None
+        assert self._switch.stdout.readline() == "ok\n"
+
+
+@pytest.fixture
+def weather() -> Iterator[Weather]:
+    with separate_hosts() as names:
+        if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+            pytest.skip("no TUN devices here")
+        named = [f"{names[role]}={ADDRESS[role]}" for role in ADDRESS]
+        switch = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("packet_switch.py")), *named],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with switch:
+            try:
+                yield Weather(names, switch)
+            finally:
+                switch.kill()
 
 
 class Process:
@@ -195,6 +243,110 @@ def test_a_worker_that_is_cut_off_comes_back(namespaces: dict[str, str]) -> None
         ip("-n", namespaces["gateway"], "link", "set", "to-prompt", "up")
         gateway.wait_for("machine m joined the mixed pool", times=2)
         assert chat_in(namespaces["gateway"]) == expected
+
+
+LOAD = """
+import json, re, sys
+from concurrent.futures import ThreadPoolExecutor
+import httpx
+
+def ask(body):
+    answer = httpx.post(sys.argv[1], json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    found = re.findall(r'"token_ids":\\[([\\d,]*)\\]', answer.text)
+    return [int(token) for part in found for token in part.split(",") if token]
+
+with ThreadPoolExecutor(8) as clients:
+    print(json.dumps(list(clients.map(ask, json.load(sys.stdin)))))
+"""
+
+
+def load_from(namespace: str, bodies: list[dict[str, object]]) -> "subprocess.Popen[str]":
+    """Clients there ask for all of this, eight at a time; they print the tokens of each."""
+    url = f"http://127.0.0.1:{HTTP_PORT}/v1/completions"
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", namespace, sys.executable, "-c", LOAD, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(bodies))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def is_idle(namespace: str) -> bool:
+    """Whether all three report, and none has a request or a block."""
+    command = "import httpx; print(httpx.get('http://127.0.0.1:8100/metrics').text)"
+    said = subprocess.run(
+        ["ip", "netns", "exec", namespace, sys.executable, "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
+    gauges = re.findall(r"^splitwise:(?:num_requests|kv_cache)\w*\{.*\} (\S+)$", said, re.MULTILINE)
+    machines = all(f'machine="{name}"' in said for name in ("p", "t"))
+    return machines and not any(map(float, gauges))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("engine", "requests"),
+    [(["--engine=null", "--null-iteration-s=0.02"], 400), (["--kv-cache-gib=0.5"], 40)],
+    ids=["null", "real"],
+)
+def test_slow_lossy_and_broken_ways_change_no_answer(
+    weather: Weather, engine: list[str], requests: int
+) -> None:
+    """20 ms and 1 % loss on each way, and cuts shorter and longer than a silence is borne."""
+    bodies: list[dict[str, object]] = [
+        {
+            "prompt": [4 + (11 * number + place) % 480 for place in range(5 + 37 * (number % 8))],
+            "max_tokens": 5 + 12 * (number % 5),
+            "ignore_eos": True,
+            "stream": True,
+            "return_token_ids": True,
+            **({"temperature": 0} if number % 2 else {"temperature": 0.7, "seed": number}),
+        }
+        for number in range(40)
+    ]
+    namespaces, gateway_side = weather.names, weather.names["gateway"]
+    with ExitStack() as ends:
+        gateway = Process(
+            gateway_side,
+            *("serve", "--external-workers=2", f"--port={HTTP_PORT}", *engine),
+            *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
+        )
+        ends.callback(gateway.end)
+        gateway.wait_for("waiting for 2 workers")
+        for role, name in (("prompt", "p"), ("token", "t")):
+            join = ["worker", f"--join={ADDRESS['gateway']}:{JOIN_PORT}", "--checksum"]
+            named = [f"--role={role}", f"--machine-id={name}", "--one-piece-below=0"]
+            ends.callback(Process(namespaces[role], *join, *named, *engine).end)
+        gateway.wait_for("ready: ")
+        clients = load_from(gateway_side, bodies)
+        expected = json.loads(clients.communicate(timeout=300)[0])
+        assert [len(tokens) for tokens in expected] == [body["max_tokens"] for body in bodies]
+        weather.tell("delay 20 5")
+        weather.tell("loss 0.01")
+        clients = load_from(gateway_side, bodies * (requests // len(bodies)))
+        for role, cut_s in (("token", 3.0), ("prompt", 9.0), ("token", 9.0), ("prompt", 2.0)):
+            time.sleep(3)
+            weather.tell(f"cut {ADDRESS[role]}")
+            time.sleep(cut_s)
+            weather.tell(f"mend {ADDRESS[role]}")
+        assert clients.poll() is None, "all was over before the last cut"
+        answers = json.loads(clients.communicate(timeout=600)[0])
+        assert answers == expected * (requests // len(bodies))
+        assert gateway.log.count("lost: ") >= 2
+        deadline_s = time.monotonic() + 60
+        while not is_idle(gateway_side):
+            assert time.monotonic() < deadline_s, "blocks or requests are left behind"
+            time.sleep(1)
 
 
 @pytest.mark.parametrize(
