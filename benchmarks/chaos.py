@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos_cluster import ChaosCluster, chaos_cluster
-from common import environment, percentile, write_result
+from common import environment, percentile, read_result, write_result
 from front_client import Connection, Exchange, post
 from splitwise.cli.progress import progress_bar
 from splitwise.engine.model_files import read_model_info, read_stop_token_ids
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--every-s", type=float, default=2.0, help="between two harms")
     parser.add_argument("--json", action="store_true", help="print figures, keep no record")
     options = parser.parse_args()
-    record: dict[str, Any] = {"environment": environment()}
+    record: dict[str, Any] = {}
     for name in options.only:
         case = CASES[name]
         if options.requests:
@@ -251,10 +251,11 @@ def main() -> None:
             record[name] = asyncio.run(run_case(name, case, options.every_s, log))
         if not options.json:
             show(name, record[name])
+        record[name]["environment"] = environment()
     if options.json:
         print(json.dumps(record))
     else:
-        write_result("chaos", record)
+        write_result("chaos", read_result("chaos") | record)
     if not all(is_clean(record[name]) for name in options.only):
         sys.exit(1)
 

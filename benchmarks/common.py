@@ -37,6 +37,12 @@ def write_result(name: str, record: dict[str, Any]) -> Path:
     return file
 
 
+def read_result(name: str) -> dict[str, Any]:
+    """What is recorded so far, so that each case can be run by itself; empty where nothing is."""
+    file = RESULTS / f"{name}.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """The value that ``percent`` of all do not exceed."""
     ordered = sorted(values)

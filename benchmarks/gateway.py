@@ -26,7 +26,7 @@ from rich.table import Table
 
 import gateway_mock
 import gateway_peer
-from common import RESULTS, environment, milliseconds, write_result
+from common import environment, milliseconds, read_result, write_result
 from front_client import Exchange, closed_loop, open_loop, post
 from processes import children, cpu_s, resident_mib
 from scheduler_load import measure_scheduler
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=50_000)
     parser.add_argument("--router", type=Path, help="vllm-router's command")
     options = parser.parse_args()
-    record = _record_so_far()
+    record = read_result("gateway") or {"cases": {}}
     for name in options.only:
         load = os.getloadavg()[0]
         figures = CASES[name](options)
@@ -255,13 +255,6 @@ def main() -> None:
         record["cases"][name] = {"environment": where, **figures}
         write_result("gateway", record)
         _show(name, figures)
-
-
-def _record_so_far() -> dict[str, Any]:
-    """What other cases gave before: each can be run by itself."""
-    file = RESULTS / "gateway.json"
-    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"cases": {}}
-    return record
 
 
 def _show(name: str, figures: dict[str, Any]) -> None:
