@@ -12,7 +12,6 @@ before a prompt and a token server that answer at once.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
