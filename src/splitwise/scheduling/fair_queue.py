@@ -12,7 +12,8 @@
    and of these the newest. A newcomer that would itself be that one is refused (``to_displace``).
 
 Counters live as long as anybody waits at their priority: while nobody does there is nothing to be
-shared, and nothing is counted. Every step costs O(log n), on average over many.
+shared, and nothing is counted. Whoever takes a new name for every request is always served least:
+names are for the caller to check. Every step costs O(log n), on average over many.
 """
 
 from bisect import bisect_left, insort
