@@ -186,7 +186,7 @@ class Scene:
         loads = self.cluster.roster.cluster
         assert not loads.pending_tokens.any() and not loads.waiting.any()
         assert not loads.kv_tokens.any()
-        assert not self.cluster._live and not self.cluster._waiting
+        assert not self.cluster._live and not self.cluster._queue
         assert len(self.server._links) == 1
 
 

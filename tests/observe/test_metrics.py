@@ -80,6 +80,23 @@ def test_machines_come_and_go() -> None:
     metrics.machine_gone("never-was")
 
 
+def test_what_waits_and_what_is_refused() -> None:
+    metrics = Metrics("m")
+    for priority in ("high", "default", "low"):
+        assert value(metrics, "num_requests_queued", priority=priority) == 0
+    metrics.waiting([0, -(2**63), 5, 0, 7, 2**63 - 1, 0, 0])
+    assert value(metrics, "num_requests_queued", priority="high") == 1
+    assert value(metrics, "num_requests_queued", priority="default") == 4
+    assert value(metrics, "num_requests_queued", priority="low") == 3
+    metrics.waiting([])
+    assert value(metrics, "num_requests_queued", priority="low") == 0
+    metrics.refused(displaced=False)
+    metrics.refused(displaced=True)
+    metrics.refused(displaced=True)
+    assert value(metrics, "requests_refused_total", reason="full") == 1
+    assert value(metrics, "requests_refused_total", reason="displaced") == 2
+
+
 def test_pools() -> None:
     metrics = Metrics("m")
     assert value(metrics, "machines", pool="mixed") == 0

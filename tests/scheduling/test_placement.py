@@ -11,6 +11,7 @@ from splitwise.scheduling.placement import (
     can_serve,
     go_home,
     is_idle,
+    is_queue_long,
     new_cluster,
     place,
     place_if_room,
@@ -202,13 +203,19 @@ def test_a_placement_with_room_is_what_place_says_or_nothing_at_all(
     prompt, token = place(other, tokens, tokens + 1, 150, may_pull)
     if placed == (NOBODY, NOBODY):
         assert c.pool.tolist() == before
-        assert token == NOBODY or other.kv_tokens[token] + tokens + 1 > 120
+        assert (
+            token == NOBODY
+            or other.kv_tokens[token] + tokens + 1 > 120
+            or is_queue_long(other, prompt, tokens, 150)
+        )
     elif one_token:
         assert placed == (prompt, prompt)
     else:
         assert placed == (prompt, token)
         assert c.pool.tolist() == other.pool.tolist()
         assert c.kv_tokens[token] + tokens + 1 <= 120
+    if placed != (NOBODY, NOBODY):
+        assert not is_queue_long(other, prompt, tokens, 150)
     changed = [i for i in range(len(before)) if c.pool[i] != before[i]]
     assert may_pull or not changed
     assert all(i in placed and c.pool[i] == Pool.MIXED for i in changed)

@@ -1,5 +1,7 @@
 """The cluster scheduler over machines that only record what they are told."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from splitwise.engine.base import ModelInfo
@@ -28,8 +30,16 @@ class Counters:
 
     def __init__(self) -> None:
         self.preemptions = 0
+        self.refusals = list[bool]()
+        self.priorities: list[int] = []
         self.pools = dict[str, str | None]()
         self.role_changes = list[tuple[str, str]]()
+
+    def waiting(self, priorities: Sequence[int]) -> None:
+        self.priorities = list(priorities)
+
+    def refused(self, displaced: bool) -> None:
+        self.refusals.append(displaced)
 
     def machine_gone(self, name: str) -> None: ...
 
@@ -107,9 +117,12 @@ class ScriptedCluster:
             assert not loads.any()
         assert machines.pool.tolist() == machines.home.tolist()
         assert not self.cluster._live
-        assert not self.cluster._waiting
+        assert not self.cluster._queue
         assert self.cluster._first_tokens_due == 0
 
 
-def request(prompt: int = 10, max_tokens: int = 5) -> GenerationRequest:
-    return GenerationRequest("r", list(range(prompt)), max_tokens, SamplingParams(), [STOP])
+def request(
+    prompt: int = 10, max_tokens: int = 5, client: str = "", priority: int = 0
+) -> GenerationRequest:
+    tokens = list(range(prompt))
+    return GenerationRequest("r", tokens, max_tokens, SamplingParams(), [STOP], client, priority)

@@ -155,6 +155,35 @@ def test_without_memory_the_latest_is_preempted(folder: ModelFolder) -> None:
         rig.close()
 
 
+def test_who_was_preempted_before_is_not_so_again_for_a_younger_one(folder: ModelFolder) -> None:
+    """It is the oldest request, though the last to come to the machine; else it would be preempted
+    for ever where younger ones keep coming."""
+    rig = Rig(folder, "small", blocks=6)
+    try:
+        for task, number in ((1, 8), (2, 3)):
+            one = spec(task, 20, 60)
+            one.number = number
+            rig.machine.handle(RunPrompt(one))
+        run_until(lambda: rig.is_empty, rig)
+        assert rig.heard(Preempted) == [Preempted(1)]
+        assert rig.finish(2) is FinishReason.LENGTH
+    finally:
+        rig.close()
+
+
+def test_the_lowest_priority_gives_its_memory_first(folder: ModelFolder) -> None:
+    rig = Rig(folder, "small", blocks=6)
+    try:
+        for task, priority in ((1, 0), (2, -1)):
+            one = spec(task, 20, 60)
+            one.priority, one.number = priority, task
+            rig.machine.handle(RunPrompt(one))
+        run_until(lambda: rig.is_empty, rig)
+        assert rig.heard(Preempted) == [Preempted(1)]
+    finally:
+        rig.close()
+
+
 def test_newcomers_wait_for_blocks(folder: ModelFolder, pair: tuple[Rig, Rig]) -> None:
     p, _ = pair
     small = Rig(folder, "t-small", blocks=8)

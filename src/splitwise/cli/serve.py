@@ -109,7 +109,7 @@ def serve(
     ] = 1024,
     max_wait_s: Annotated[
         float, typer.Option(min=0, help="Time for a request to find room on a machine, else 503.")
-    ] = 120.0,
+    ] = 600.0,
     max_wait_for_machine_s: Annotated[
         float, typer.Option(min=0, help="The same while no machine takes requests.")
     ] = 30.0,

@@ -15,6 +15,10 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
 """``abort`` is a client that went away, ``error`` a request that the cluster gave up."""
 POOLS: Final = ("prompt", "token", "mixed")
+PRIORITIES: Final = ("high", "default", "low")
+"""Below, at and above 0: clients choose the number, and each label would be a series."""
+REFUSALS: Final = ("full", "displaced")
+"""``full`` on arrival; ``displaced`` by one of a client with fewer that wait."""
 
 _PREFIX: Final = "splitwise:"
 _FIRST_TOKEN_BUCKETS_S: Final = (
@@ -99,6 +103,20 @@ class Metrics:
             ["model_name", "pool"],
             registry=self._registry,
         )
+        refusals = Counter(
+            _PREFIX + "requests_refused",
+            "Requests refused because too many waited.",
+            ["model_name", "reason"],
+            registry=self._registry,
+        )
+        self._refusals = {reason: refusals.labels(model_name, reason) for reason in REFUSALS}
+        queued = Gauge(
+            _PREFIX + "num_requests_queued",
+            "Requests that wait for a machine to have room, by priority.",
+            ["model_name", "priority"],
+            registry=self._registry,
+        )
+        self._queued = {priority: queued.labels(model_name, priority) for priority in PRIORITIES}
         self._machines = Gauge(
             _PREFIX + "machines",
             "Connected machines that stand in a pool.",
@@ -157,6 +175,18 @@ class Metrics:
     def preempted(self) -> None:
         """A request lost its cache to make room for another."""
         self._preemptions.inc()
+
+    def waiting(self, priorities: Sequence[int]) -> None:
+        """The priorities of all requests that wait for a machine to have room."""
+        high = sum(priority < 0 for priority in priorities)
+        low = sum(priority > 0 for priority in priorities)
+        self._queued["high"].set(high)
+        self._queued["default"].set(len(priorities) - high - low)
+        self._queued["low"].set(low)
+
+    def refused(self, displaced: bool) -> None:
+        """A request was refused: a new one, or one that was ``displaced`` by it."""
+        self._refusals["displaced" if displaced else "full"].inc()
 
     def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None:
         """A cache arrived; ``early_bytes`` of it before its prompt ended."""

@@ -1,7 +1,8 @@
 """Every decision, and nothing else.
 
 Plain functions over arrays and numbers, with no clock, no I/O and no state of their own, so that
-the live server calls them as they stand and a simulator can compile them.
+the live server calls them as they stand and a simulator can compile them. What only the server
+needs, the order in which clients are served, is a plain data structure.
 
 - ``pools``: the three pools
 - ``ranking``: who is least loaded, at the same cost among 10 or 1,000 machines
@@ -9,5 +10,6 @@ the live server calls them as they stand and a simulator can compile them.
   and which change their pool for it
 - ``batching``: machine level, what runs in the next iteration
 - ``admission``: whether the cluster takes another request at all
+- ``fair_queue``: who of those that wait is next, on ``keyed_heap``; the server's alone
 - ``shared``: the decorator of what the simulator compiles
 """

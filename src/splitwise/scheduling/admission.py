@@ -3,7 +3,8 @@
 from typing import Final
 
 MAX_WAITING_REQUESTS: Final = 1024
-"""Requests in the cluster without a first token, past which new ones are refused."""
+"""Requests in the cluster without a first token, past which one is refused for each that comes:
+``fair_queue`` says which."""
 
 
 def admits(waiting_requests: int, limit: int = MAX_WAITING_REQUESTS) -> bool:

@@ -76,13 +76,10 @@ def may_reserve(needed_blocks: int, free_blocks: int, running_requests: int) -> 
     return needed_blocks + running_requests <= free_blocks
 
 
-def pick_victim(arrivals: Sequence[int]) -> int:
-    """Which running request gives its memory up: the one that arrived last.
+def pick_victim(ranks: Sequence[tuple[int, ...]]) -> int:
+    """Which running request gives its memory up: the one of the highest rank.
 
-    ``arrivals`` are arrival numbers, one a running request.
+    A rank begins with the priority, then comes the request's age in the cluster, not on this
+    machine: one that was preempted and comes back is not the first to go again.
     """
-    victim = 0
-    for i in range(1, len(arrivals)):
-        if arrivals[i] > arrivals[victim]:
-            victim = i
-    return victim
+    return max(range(len(ranks)), key=ranks.__getitem__)

@@ -225,12 +225,15 @@ def place_if_room(
 ) -> tuple[int, int]:
     """``place`` for a server, whose clients can wait: (NOBODY, NOBODY) for one that has to.
 
-    It has to if the chosen token machine does not hold ``kv_tokens`` more now; then nobody is
-    pulled for it either. ``kv_tokens`` is what is known to be needed: the prompt and a first token.
-    ``one_token`` says that the request ends with that and so has no token phase.
+    It has to if the chosen token machine does not hold ``kv_tokens`` more now, or the chosen prompt
+    machine's queue is long: what lies there can no more be overtaken. Then nobody is pulled for it
+    either. ``kv_tokens`` is what is known to be needed: the prompt and a first token. ``one_token``
+    says that the request ends with that and so has no token phase.
     """
     prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
-    if one_token or prompt == NOBODY:
+    if prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold):
+        return NOBODY, NOBODY
+    if one_token:
         token = prompt
     elif cluster.kv_tokens[token] + kv_tokens > cluster.kv_capacity_tokens[token]:
         return NOBODY, NOBODY

@@ -22,22 +22,27 @@ class ApiKeys:
     """Keys that are let in. Without any, everybody is."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._digests = [_digest(key.encode("ascii")) for key in keys]
+        # A key that is given twice is one key.
+        self._digests = list(dict.fromkeys(_digest(key.encode("ascii")) for key in keys))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     def accept(self, authorization: bytes) -> bool:
-        """Whether an ``Authorization`` header carries one of the keys.
+        """Whether an ``Authorization`` header carries one of the keys."""
+        return self.find(authorization) > 0
+
+    def find(self, authorization: bytes) -> int:
+        """Which of the keys, counted from 1, an ``Authorization`` header carries; 0 if none.
 
         It takes as long whichever key it is, and whether it is one at all.
         """
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
-            return False
+            return 0
         given = _digest(authorization[len(_SCHEME) :].strip())
-        found = False
-        for known in self._digests:
-            found |= hmac.compare_digest(known, given)
+        found = 0
+        for number, known in enumerate(self._digests, 1):
+            found |= number * hmac.compare_digest(known, given)
         return found
 
 

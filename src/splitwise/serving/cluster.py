@@ -2,18 +2,21 @@
 
 The life of a request here (states: ``RequestState``):
 
-1. ``submit`` admits it and puts it into ``_waiting`` (producer: the gateway, consumer:
-   ``_dispatch``): WAITING.
-2. ``_dispatch`` places it on a prompt and a token machine in one call, first come, first served,
-   and tells both: PROMPT. It runs whenever something may have made room. A machine pulled into
-   the mixed pool for it is not told: a worker runs what it is asked to, whatever its pool.
+1. ``submit`` admits it. Where others wait, or there is no room, it goes into ``_queue`` (producer:
+   the gateway, consumer: ``_dispatch``): WAITING. Where too many wait, it is refused, or takes the
+   place of one whose client has more of them.
+2. ``_dispatch`` places it on a prompt and a token machine in one call, in the order of
+   ``fair_queue``, and tells both: PROMPT. It runs whenever something may have made room. A machine
+   pulled into the mixed pool for it is not told: a worker runs what it is asked to, whatever its
+   pool.
 3. Its first token comes from the prompt machine: TOKEN. The others follow from the token machine;
    ``LiveRequest`` puts them in order and wakes the client's reader.
 4. The last token, a cancel, or too many failures end it: ENDED. ``_leave_machines`` takes
    back what it was charged (``ledger``), and tells every machine that may still hold something of
    it.
-5. A machine that is lost, fails the task or preempts it sends the request back to the head of
-   ``_waiting``, with its tokens so far as part of the prompt: the next attempt.
+5. A machine that is lost, fails the task or preempts it sends the request back into ``_queue``,
+   before all of its priority that never began, with its tokens so far as part of the prompt: the
+   next attempt.
 
 Everything runs on one asyncio loop, so nothing here needs a lock.
 """
@@ -21,13 +24,14 @@ Everything runs on one asyncio loop, so nothing here needs a lock.
 import logging
 import math
 import time
-from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
 
 import msgspec
 
 from splitwise.scheduling import admission
+from splitwise.scheduling.fair_queue import FairQueue
 from splitwise.scheduling.placement import (
     PROMPT_QUEUE_THRESHOLD_TOKENS,
     can_serve,
@@ -70,8 +74,9 @@ class ClusterLimits(msgspec.Struct, frozen=True):
     """Bounds of admission and placement."""
 
     max_waiting_requests: int = admission.MAX_WAITING_REQUESTS
-    max_wait_s: float = 120.0
-    """How long a request may wait for room on a machine."""
+    max_wait_s: float = 600.0
+    """How long a request may wait for room on a machine, whatever its priority. OpenAI's clients
+    give up by then."""
     max_wait_for_machine_s: float = 30.0
     """How long it may while no machine takes requests."""
     max_failures: int = 8
@@ -91,6 +96,8 @@ class ClusterMetrics(PoolMetrics, Protocol):
     def queued(self, queue_s: float) -> None: ...
     def transfer_failed(self) -> None: ...
     def preempted(self) -> None: ...
+    def waiting(self, priorities: Sequence[int]) -> None: ...
+    def refused(self, displaced: bool) -> None: ...
 
 
 class Cluster:
@@ -105,8 +112,9 @@ class Cluster:
         self.pools = Pools(self.roster, metrics, on_change=self._dispatch)
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()
-        self._waiting: deque[LiveRequest] = deque()
+        self._queue: FairQueue[LiveRequest] = FairQueue()
         self._live: dict[int, LiveRequest] = {}
+        self._numbers = count(1)
         self._tasks = count(1)
         self._first_tokens_due = 0
         self._prompt_rate = RateMeter(time.monotonic())
@@ -117,17 +125,35 @@ class Cluster:
     def submit(self, request: GenerationRequest) -> LiveRequest:
         """Start a request; see ``generation.Generator``."""
         if not admission.admits(self._first_tokens_due, self._limits.max_waiting_requests):
-            pending = int(self.roster.cluster.pending_tokens.sum())
-            raise Overloaded(
-                f"{self._first_tokens_due} requests already wait for their first token",
-                admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
-            )
+            self._make_room(request)
         now_s = time.monotonic()
-        live = LiveRequest(request, self._cancel, submitted_s=now_s, waiting_since_s=now_s)
+        live = LiveRequest(
+            request, self._cancel, next(self._numbers), submitted_s=now_s, waiting_since_s=now_s
+        )
         self._first_tokens_due += 1
-        self._waiting.append(live)
+        if not self._queue and self._start_if_room(live):
+            live.was_started = True
+            return live
+        self._queue.add(live)
         self._dispatch()
         return live
+
+    def _make_room(self, request: GenerationRequest) -> None:
+        """End a request that waits for the sake of a new one.
+
+        Raises:
+            Overloaded: the new one is the one that has to go.
+        """
+        victim = self._queue.to_displace(request.client, request.priority)
+        self._metrics.refused(displaced=victim is not None)
+        pending = int(self.roster.cluster.pending_tokens.sum()) + self._queue.prompt_tokens
+        overloaded = Overloaded(
+            f"{self._first_tokens_due} requests already wait for their first token",
+            admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
+        )
+        if victim is None:
+            raise overloaded
+        self._give_up(victim, overloaded)
 
     def unavailable_reason(self) -> str | None:
         """Why no request can be served now, or None."""
@@ -141,33 +167,42 @@ class Cluster:
         reason = self.unavailable_reason()
         if reason is None:
             self._could_serve_s = now_s
-        for live in list(self._waiting):
+        waiting = list(self._queue)
+        self._metrics.waiting([live.priority for live in waiting])
+        for live in waiting:
             if now_s - live.waiting_since_s > self._limits.max_wait_s:
-                self._give_up(live, f"no machine had room for {self._limits.max_wait_s:g} s")
+                waited = f"no machine had room for {self._limits.max_wait_s:g} s"
+                self._give_up(live, Unavailable(waited))
             elif reason is not None and (
                 now_s - max(live.waiting_since_s, self._could_serve_s)
                 > self._limits.max_wait_for_machine_s
             ):
-                self._give_up(live, f"{reason}, for {self._limits.max_wait_for_machine_s:g} s")
+                waited = f"{reason}, for {self._limits.max_wait_for_machine_s:g} s"
+                self._give_up(live, Unavailable(waited))
 
-    def _give_up(self, live: LiveRequest, reason: str) -> None:
+    def _give_up(self, live: LiveRequest, error: Exception) -> None:
         """End a request that waits."""
-        self._waiting.remove(live)
+        self._queue.remove(live)
         self._end(live)
-        live.fail(Unavailable(reason))
+        live.fail(error)
 
     def _dispatch(self) -> None:
         """Send waiting requests to machines, in order, until one has to go on waiting."""
-        while self._waiting:
-            live = self._waiting[0]
-            prompt, token = self._place(live)
-            if prompt == NOBODY:
+        while self._queue:
+            live = self._queue.first()
+            if not self._start_if_room(live):
                 return
-            self._waiting.popleft()
-            for machine in {prompt, token}:
-                self.pools.look(machine)
-            self._ledger.charge(live, prompt, token)
-            self._start(live)
+            self._queue.start(live)
+
+    def _start_if_room(self, live: LiveRequest) -> bool:
+        prompt, token = self._place(live)
+        if prompt == NOBODY:
+            return False
+        for machine in {prompt, token}:
+            self.pools.look(machine)
+        self._ledger.charge(live, prompt, token)
+        self._start(live)
+        return True
 
     def _place(self, live: LiveRequest) -> tuple[int, int]:
         tokens = len(live.history)
@@ -191,6 +226,8 @@ class Cluster:
             live.max_history_tokens,
             live.request.sampling,
             live.request.stop_token_ids,
+            live.priority,
+            live.number,
         )
         source = self.roster.link(live.prompt_machine)
         target = self.roster.link(live.token_machine)
@@ -223,7 +260,7 @@ class Cluster:
     def _cancel(self, live: LiveRequest) -> None:
         """The client wants no more of it."""
         if live.state is RequestState.WAITING:
-            self._waiting.remove(live)
+            self._queue.remove(live)
         self._end(live)
         self._dispatch()
 
@@ -239,7 +276,7 @@ class Cluster:
             return
         live.state = RequestState.WAITING
         live.waiting_since_s = time.monotonic()
-        self._waiting.appendleft(live)
+        self._queue.add(live)
 
     # Machines.
 
@@ -322,6 +359,7 @@ class Cluster:
             self._prompt_rate.add(live.at_prompt.pending_tokens, time.monotonic())
             self._ledger.prompt_ended(live)
         self._first_tokens_due -= is_first
+        self._queue.serve(live, delivered)
         self._ledger.grown(live)
         if live.is_finished:
             # A request that ends on its prompt machine is still expected on its token machine.

@@ -30,7 +30,7 @@ _MEANINGS: Final = {
     408: "The headers or the body did not arrive in time.",
     409: "The machine is not in a state in which this can be set.",
     413: "The body is too large.",
-    429: "Too many requests wait already.",
+    429: "Too many requests wait already; `Retry-After` says for how many seconds not to ask.",
     431: "The headers are too large.",
     500: "The server failed on this request.",
     503: "The server cannot serve now, or ends.",

@@ -19,7 +19,8 @@ class GenerationRequest(msgspec.Struct):
     """One validated completion: tokens in, at most ``max_tokens`` tokens out.
 
     ``stop_token_ids`` end the output (the model's own end-of-text tokens, and those the client
-    added); they are empty when the client asked to ignore them.
+    added); they are empty when the client asked to ignore them. ``client`` is whose share it is
+    served from; of those that wait a lower ``priority`` goes first.
     """
 
     request_id: str
@@ -27,6 +28,8 @@ class GenerationRequest(msgspec.Struct):
     max_tokens: int
     sampling: SamplingParams
     stop_token_ids: list[int]
+    client: str = ""
+    priority: int = 0
 
 
 class Chunk(msgspec.Struct):

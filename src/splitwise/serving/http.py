@@ -77,6 +77,9 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        peer = scope.get("client")
+        self.address: str = peer[0] if peer else ""
+        """Of the client, or of the proxy before it."""
         self._receive = receive
         self._content_bytes = 0
         self._more_body = True

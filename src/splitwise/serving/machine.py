@@ -259,19 +259,20 @@ class Machine:
         task.blocks.extend(blocks)
 
     def _grow(self) -> None:
-        """Give every running task room for its next token; preempt the latest if there is none."""
-        for task in sorted(self._running, key=lambda task: task.arrival):
+        """Give every running task room for its next token; preempt the last in rank if there is
+        none."""
+        for task in sorted(self._running, key=lambda task: task.rank):
             if task.state is not TaskState.RUNNING:
                 continue  # Preempted for an earlier one.
             if self._engine.layout.blocks_for(len(task.history)) <= len(task.blocks):
                 continue
             if self._pool.free_count == 0:
-                self._preempt_latest()
+                self._preempt_last()
             if task.state is TaskState.RUNNING:
                 self._take_blocks(task, 1)
 
-    def _preempt_latest(self) -> None:
-        victim = self._running.pop(batching.pick_victim([task.arrival for task in self._running]))
+    def _preempt_last(self) -> None:
+        victim = self._running.pop(batching.pick_victim([task.rank for task in self._running]))
         # Not _free: the block is for a running task, not for a newcomer.
         victim.state = TaskState.RELEASING
         del self._tasks[victim.id]

@@ -15,7 +15,7 @@ from splitwise.serving.generation import FinishReason
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
@@ -58,7 +58,8 @@ class TaskSpec(msgspec.Struct):
     """What both machines must know of a task.
 
     ``history`` is the prompt and, for a request taken up again, its output so far; it is what the
-    prompt phase runs. ``max_history_tokens`` ends the request by length.
+    prompt phase runs. ``max_history_tokens`` ends the request by length. ``number`` counts requests
+    over all their tasks: where memory is short, the highest priority gives way, in it the youngest.
     """
 
     task: int
@@ -67,6 +68,8 @@ class TaskSpec(msgspec.Struct):
     max_history_tokens: int
     sampling: SamplingParams
     stop_token_ids: list[int]
+    priority: int = 0
+    number: int = 0
 
 
 class RunPrompt(msgspec.Struct, tag=True):

@@ -43,10 +43,14 @@ class LiveRequest:
 
     request: GenerationRequest
     on_cancel: Callable[["LiveRequest"], None]
+    number: int
+    """In order of arrival."""
     submitted_s: float
     waiting_since_s: float
     """When this attempt began to wait for a machine; a retry waits anew."""
     state: RequestState = RequestState.WAITING
+    was_started: bool = False
+    """Whether it ever had machines."""
     history: list[int] = field(init=False)
     task: int = -1
     failures: int = 0
@@ -63,6 +67,22 @@ class LiveRequest:
     def __post_init__(self) -> None:
         self.history = list(self.request.prompt)
         self._attempt_from = len(self.history)
+
+    # What ``fair_queue`` goes by.
+
+    @property
+    def client(self) -> str:
+        return self.request.client
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt)
+
+    # Where it stands.
 
     @property
     def prompt_machine(self) -> int:

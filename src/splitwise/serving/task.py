@@ -52,6 +52,11 @@ class Task:
         return str(self.spec.task)
 
     @property
+    def rank(self) -> tuple[int, int, int]:
+        """Whose memory is taken last: the lowest priority number's, then the oldest request's."""
+        return self.spec.priority, self.spec.number, self.arrival
+
+    @property
     def history(self) -> list[int]:
         """Prompt and output so far."""
         return self.spec.history

@@ -43,13 +43,13 @@ from splitwise.serving.openai.deadline import deadline_passed, time_limit_s
 from splitwise.serving.openai.errors import FORESEEN, ApiError, as_api_error
 from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.generate import Job, Runner
-from splitwise.serving.openai.jobs import Front, encode_prompt
+from splitwise.serving.openai.jobs import Front, Origin, encode_prompt
 from splitwise.serving.openai.validation import ModelFacts, check_model, check_token_ids, decode
 from splitwise.serving.text import TextCodec
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+T = TypeVar("T", bound=protocol.GenerationFields)
 Handler = Callable[[Request, Reply], Awaitable[None]]
 
 _chat_decoder = msgspec.json.Decoder(protocol.ChatRequest)
@@ -183,11 +183,13 @@ class App:
         request: Request,
         reply: Reply,
         decoder: "msgspec.json.Decoder[T]",
-        prepare: Callable[[T, Front, str], Awaitable[Job]],
+        prepare: Callable[[T, Front, Origin], Awaitable[Job]],
     ) -> None:
         fields = decode(await request.body(self._limits), decoder)
+        user = fields.safety_identifier or fields.user
+        origin = Origin(_unique_id(request), self._gate.client(request, user))
         async with request.while_connected():
-            job = await prepare(fields, self._front, _unique_id(request))
+            job = await prepare(fields, self._front, origin)
             await self._runner.run(job, reply, request.arrived_s)
 
     # Text and tokens.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from splitwise.serving.http import HttpLimits
 from splitwise.serving.openai.errors import ApiError, invalid
 from splitwise.serving.openai.generate import Job
-from splitwise.serving.openai.jobs import Front, encode_prompt, make_job
+from splitwise.serving.openai.jobs import Front, Origin, encode_prompt, make_job
 from splitwise.serving.openai.protocol import ROLES, ChatMessage, ChatRequest, TokenizeRequest
 from splitwise.serving.openai.rendering import ChatRenderer
 from splitwise.serving.openai.unsupported import refuse_unsupported
@@ -21,7 +21,7 @@ from splitwise.serving.text import ChatTemplateError, TextCodec
 _TEMPLATE_OWN = {"messages", "add_generation_prompt", "tools", "documents"}
 
 
-async def prepare_chat(request: ChatRequest, front: Front, unique_id: str) -> Job:
+async def prepare_chat(request: ChatRequest, front: Front, origin: Origin) -> Job:
     """Validate a chat request and render its prompt.
 
     Raises:
@@ -41,7 +41,7 @@ async def prepare_chat(request: ChatRequest, front: Front, unique_id: str) -> Jo
         front.model.max_context_tokens,
     )
     room = check_room("messages", len(prompt), max_tokens, None, front.model)
-    return make_job(request, [(prompt, room)], n, logprobs, ChatRenderer, front, unique_id)
+    return make_job(request, [(prompt, room)], n, logprobs, ChatRenderer, front, origin)
 
 
 async def chat_prompt(

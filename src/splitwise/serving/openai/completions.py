@@ -2,7 +2,7 @@
 
 from splitwise.serving.openai.errors import ApiError, invalid
 from splitwise.serving.openai.generate import Job
-from splitwise.serving.openai.jobs import Front, encode_prompt, make_job
+from splitwise.serving.openai.jobs import Front, Origin, encode_prompt, make_job
 from splitwise.serving.openai.protocol import CompletionRequest, Prompt
 from splitwise.serving.openai.rendering import CompletionRenderer
 from splitwise.serving.openai.unsupported import refuse_unsupported
@@ -19,7 +19,7 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for plain completions."""
 
 
-async def prepare_completion(request: CompletionRequest, front: Front, unique_id: str) -> Job:
+async def prepare_completion(request: CompletionRequest, front: Front, origin: Origin) -> Job:
     """Validate a completion request and tokenise its prompts.
 
     Raises:
@@ -47,7 +47,7 @@ async def prepare_completion(request: CompletionRequest, front: Front, unique_id
         room = check_room(where, len(prompt), max_tokens, DEFAULT_MAX_TOKENS, front.model)
         check_token_ids(where, prompt, front.model)
         sized.append((prompt, room))
-    return make_job(request, sized, n, logprobs, CompletionRenderer, front, unique_id)
+    return make_job(request, sized, n, logprobs, CompletionRenderer, front, origin)
 
 
 def _split(prompt: Prompt) -> list[str | list[int]]:

@@ -1,4 +1,9 @@
-"""What a request must pass before it is even routed: its key, and the server's taking requests."""
+"""What a request must pass before it is even routed: its key, and the server's taking requests.
+
+It also says whose a request is, for the queue to be fair: its key's. Without keys it is its
+address's or, as a proxy may stand before many, that of the user it names at that address. A user is
+never looked for beyond that, so that nobody can use up another one's share.
+"""
 
 import asyncio
 from typing import Final
@@ -10,6 +15,8 @@ from splitwise.serving.openai.errors import ApiError
 _ALWAYS_OPEN: Final = frozenset({"/health", "/version", "/openapi.json"})
 """They tell nothing of clients or of load."""
 _METRICS: Final = "/metrics"
+_USER_CHARS: Final = 256
+"""Beyond that all users of the same beginning are one."""
 _DRAINING_RETRY_S: Final = 5.0
 """By then a proxy has taken this server out, or its successor is up."""
 
@@ -49,6 +56,12 @@ class Gate:
                 retry_after_s=_DRAINING_RETRY_S,
                 headers=[(b"connection", b"close")],
             )
+
+    def client(self, request: Request, user: str | None) -> str:
+        """Who sent a request that was let in; ``user`` is whom it names."""
+        if self._keys:
+            return f"key {self._keys.find(request.authorization)}"
+        return f"{request.address} {user[:_USER_CHARS]}" if user else request.address
 
     def _check_key(self, authorization: bytes) -> None:
         if self._keys.accept(authorization):

@@ -14,11 +14,20 @@ from splitwise.serving.openai.rendering import Renderer
 from splitwise.serving.openai.validation import (
     ModelFacts,
     check_min_tokens,
+    check_priority,
     choice_seed,
     output_options,
     sampling_params,
 )
 from splitwise.serving.text import TextCodec, TextTooLong
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request comes from. ``unique_id`` is its name on the cluster."""
+
+    unique_id: str
+    client: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def make_job(
     logprobs: int | None,
     renderer: Callable[[str, str, TextCodec, bool], Renderer],
     front: Front,
-    unique_id: str,
+    origin: Origin,
 ) -> Job:
     """``n`` generation requests for each prompt; the choices of a prompt follow each other.
 
@@ -66,6 +75,7 @@ def make_job(
     """
     sampling = sampling_params(fields, logprobs)
     output = output_options(fields, logprobs, front.model, front.limits)
+    priority = check_priority(fields.priority)
     check_min_tokens(fields, min(max_tokens for _, max_tokens in prompts))
     if fields.stream_options is not None and not fields.stream:
         raise invalid("stream_options", fields.stream_options, "set stream to true with it")
@@ -75,11 +85,13 @@ def make_job(
     ]
     requests = [
         GenerationRequest(
-            f"{unique_id}-{place * n + choice}",
+            f"{origin.unique_id}-{place * n + choice}",
             tokens,
             max_tokens,
             seeded[choice],
             list(output.stop_token_ids),
+            origin.client,
+            priority,
         )
         for place, (tokens, max_tokens) in enumerate(prompts)
         for choice in range(n)
@@ -88,7 +100,7 @@ def make_job(
         requests,
         sum(len(tokens) for tokens, _ in prompts),
         output,
-        renderer(unique_id, front.model.name, front.codec, logprobs is not None),
+        renderer(origin.unique_id, front.model.name, front.codec, logprobs is not None),
         bool(fields.stream),
         fields.stream_options or StreamOptions(),
     )

@@ -54,6 +54,11 @@ class GenerationFields(UnsupportedFields, kw_only=True):
     frequency_penalty: Penalty = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
+    priority: Annotated[int | None, _shown(minimum=-(2**63), maximum=2**63 - 1)] = None
+    """vLLM's: lower is earlier, 0 where left out."""
+    user: str | None = None
+    safety_identifier: str | None = None
+    """OpenAI's newer name for ``user``, and taken before it."""
 
 
 Nothing = Annotated[Any, _shown(enum=list(NOTHING))]

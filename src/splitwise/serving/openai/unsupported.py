@@ -1,6 +1,6 @@
 """Fields that would change the answer and are not supported: refused by name, never ignored.
 
-A field that could only change how the answer is made (``user``, ``metadata``, ``store``,
+A field that could only change how the answer is made (``metadata``, ``store``,
 ``service_tier``, ...) is not listed, and is ignored like any unknown one.
 """
 

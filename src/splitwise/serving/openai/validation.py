@@ -160,6 +160,11 @@ def check_choices(param: str, prompts: int, n: int | None, limits: HttpLimits) -
     return choices
 
 
+def check_priority(value: int | None) -> int:
+    """Lower is earlier."""
+    return 0 if value is None else _within("priority", value, -(2**63), 2**63 - 1)
+
+
 def check_max_tokens(param: str, value: int | None) -> int | None:
     return None if value is None else _within(param, value, 1, None)
 
