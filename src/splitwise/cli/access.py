@@ -9,7 +9,7 @@ from pathlib import Path
 from splitwise.cli.errors import fail
 from splitwise.serving.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
 from splitwise.serving.gateway import Access
-from splitwise.serving.tls import TlsError, tls_context
+from splitwise.serving.tls import TlsError, load_certificate, tls_context
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,12 @@ def read_access(
         tls = _tls(tls_cert, tls_key)
     except (ApiKeyError, TlsError) as error:
         fail(error, code=2)
+
+    def reload() -> None:
+        keys.become(read_api_keys(api_keys, os.environ))
+        if tls is not None and tls_cert is not None and tls_key is not None:
+            load_certificate(tls, tls_cert, tls_key)
+
     if not keys and not is_loopback(host):
         log.warning(
             "listening on %s without an API key: whoever reaches the port may use the server; "
@@ -34,7 +40,7 @@ def read_access(
             host,
             API_KEY_VARIABLE,
         )
-    return Access(keys, open_metrics, tls)
+    return Access(keys, open_metrics, tls, reload if api_keys or tls else None)
 
 
 def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

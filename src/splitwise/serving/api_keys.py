@@ -25,6 +25,10 @@ class ApiKeys:
         # A key that is given twice is one key.
         self._digests = list(dict.fromkeys(_digest(key.encode("ascii")) for key in keys))
 
+    def become(self, others: "ApiKeys") -> None:
+        """Let in whom ``others`` lets in, and nobody else, from now on."""
+        self._digests = others._digests
+
     def __bool__(self) -> bool:
         return bool(self._digests)
 

@@ -28,7 +28,7 @@ from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
 from splitwise.serving.admin import Admin
-from splitwise.serving.api_keys import ApiKeys
+from splitwise.serving.api_keys import ApiKeyError, ApiKeys
 from splitwise.serving.cluster import Cluster, ClusterLimits
 from splitwise.serving.http import HttpLimits
 from splitwise.serving.http_server import listen, serve_http
@@ -44,6 +44,7 @@ from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.scheduler_server import SchedulerServer
 from splitwise.serving.text import TextCodec
+from splitwise.serving.tls import TlsError
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,11 @@ class Access(msgspec.Struct, frozen=True):
     open_metrics: bool = False
     """Whether ``/metrics`` is answered without a key, too."""
     tls: ssl.SSLContext | None = None
+    reload: Callable[[], None] | None = None
+    """Read the files of both again; None where there are none.
+
+    Raises:
+        ApiKeyError, TlsError: they cannot be used; what was in force stays."""
 
 
 class ServeOptions(msgspec.Struct, frozen=True):
@@ -196,6 +202,9 @@ class Gateway:
             self.cluster.unavailable_reason,
             Gate(access.keys, access.open_metrics, stop),
         )
+        if access.reload is not None:
+            # Without files to read again SIGHUP ends the process, as a closed terminal means it to.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, access.reload)
         supervision = asyncio.create_task(self._supervise())
         try:
             host, port = listener.getsockname()[:2]
@@ -262,6 +271,15 @@ def _cluster_key(options: ServeOptions) -> str:
             "every worker"
         )
     return secrets.token_hex(16)
+
+
+def _reload(read_again: Callable[[], None]) -> None:
+    try:
+        read_again()
+    except (ApiKeyError, TlsError) as error:
+        log.error("API keys or certificate not read again: %s; the ones before stay", error)
+    else:
+        log.info("API keys and certificate are read again")
 
 
 def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -14,14 +14,24 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     Raises:
         TlsError: a file cannot be read, is not PEM, is encrypted, or they do not belong together.
     """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    load_certificate(context, certificate, key)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Use these from the next connection on.
+
+    Raises:
+        TlsError: as above; what the context had before stays.
+    """
     for file in (certificate, key):
         try:
             file.read_bytes()
         except OSError as error:  # ssl itself does not say which of the two it is
             raise TlsError(f"cannot read {file}: {error.strerror}") from error
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
     try:
         # Without a password OpenSSL would ask the terminal for an encrypted key's.
         context.load_cert_chain(certificate, key, password="")
@@ -29,7 +39,6 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
         raise TlsError(
             f"cannot use the certificate {certificate} with the key {key}: {_reason(error)}"
         ) from error
-    return context
 
 
 def _reason(error: Exception) -> str:

@@ -1,11 +1,8 @@
 """HTTPS with a certificate made on the spot."""
 
-import shutil
 import socket
 import ssl
-import subprocess
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -13,35 +10,13 @@ import msgspec
 import openai
 import pytest
 from api_server import LIMITS, MODEL, Running, Serve
+from certificates import Pair, make_pair, needs_openssl
 
 from splitwise.serving.api_keys import ApiKeys
 from splitwise.serving.openai.gate import Gate
 from splitwise.serving.tls import TlsError, tls_context
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
-
-
-@dataclass
-class Pair:
-    certificate: Path
-    key: Path
-
-
-def make_pair(folder: Path, *options: str) -> Pair:
-    """A self-signed certificate for 127.0.0.1."""
-    folder.mkdir()
-    pair = Pair(folder / "cert.pem", folder / "key.pem")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-out", str(pair.certificate), "-keyout", str(pair.key), *(options or ("-nodes",))),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return pair
+pytestmark = needs_openssl
 
 
 @pytest.fixture(scope="module")
