@@ -82,6 +82,8 @@ class ReferenceSimulator:
         rows = zip(load.arrival_s, load.prompt_tokens, load.output_tokens, strict=True)
         self.requests = [Request(float(a), int(p), int(o)) for a, p, o in rows]
         self.homeless: list[Request] = []
+        self.changes: list[tuple[float, int, int]] = []
+        self.pools = self.cluster.pool.copy()
         self.events: list[tuple[float, int, int, Any]] = []
         self.number = count()
         for number, request in enumerate(self.requests):
@@ -118,6 +120,8 @@ class ReferenceSimulator:
         r.at, r.to = place(
             c, r.prompt, r.prompt + r.output, o.queue_threshold_tokens, o.change_roles
         )
+        for machine in (r.at, r.to):
+            self.note(machine, now)
         if r.output == 1:
             r.to = r.at
         if r.at < 0:
@@ -136,6 +140,11 @@ class ReferenceSimulator:
         c.waiting[r.at] += 1
         self.wake(self.machines[r.at], now)
 
+    def note(self, machine: int, now: float) -> None:
+        if machine >= 0 and self.pools[machine] != self.cluster.pool[machine]:
+            self.pools[machine] = self.cluster.pool[machine]
+            self.changes.append((now, machine, int(self.pools[machine])))
+
     def outage(self, what: tuple[bool, Machine], now: float) -> None:
         goes_down, m = what
         if goes_down:
@@ -143,6 +152,7 @@ class ReferenceSimulator:
         else:
             self.cluster.up[m.index] = True
             go_home(self.cluster, m.index)
+            self.note(m.index, now)
             rank(self.cluster, m.index)
         waiting, self.homeless = sorted(self.homeless, key=lambda r: r.number), []
         for r in waiting:
@@ -228,6 +238,7 @@ class ReferenceSimulator:
         if not running and prompt_tokens == 0:
             m.busy = False
             go_home(self.cluster, m.index)
+            self.note(m.index, now)
             return
         m.busy = True
         times = m.group.times
@@ -364,6 +375,8 @@ class ReferenceSimulator:
         source.memory -= r.prompt + 1
         self.cluster.kv_tokens[r.at] -= r.prompt + 1
         rank(self.cluster, r.at)
+        go_home(self.cluster, r.at)
+        self.note(r.at, now)
         target.ready.append(r)
         r.where = "ready"
         self.cluster.waiting[r.to] += 1

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitwise.scheduling.pools import Pool
-from splitwise.simulation.result import Reason, Result, Segments, Status
+from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, Status
 
 KINDS = ("h100", "h100", "a100", "<a100 & more>")
 POOLS = (Pool.PROMPT, Pool.PROMPT, Pool.TOKEN, Pool.MIXED)
@@ -87,6 +87,7 @@ def result_of(
         pool_sizes=np.tile(np.array([2, 1, 1], dtype=np.int64), (samples, 1)),
         kv_tokens=rng.integers(0, 999, samples),
         segments=segments,
+        changes=RoleChanges(np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int8)),
         end_s=end_s,
     )
 

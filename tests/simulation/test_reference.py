@@ -100,6 +100,13 @@ def test_agrees_to_rounding(
         ("preemptions", [r.preemptions for r in slow]),
     ):
         np.testing.assert_array_equal(getattr(fast, name), values, err_msg=name)
+    machines_and_pools = [change[1:] for change in reference.changes]
+    np.testing.assert_array_equal(
+        np.column_stack([fast.changes.machine, fast.changes.pool]),
+        np.array(machines_and_pools).reshape(-1, 2),
+    )
+    assert fast.role_changes.sum() == len(reference.changes)
+    np.testing.assert_allclose(fast.changes.time_s, [change[0] for change in reference.changes])
     for name, times_s in (
         ("prompt_start_s", [r.started_s for r in slow]),
         ("first_token_s", [r.first_s for r in slow]),

@@ -77,14 +77,17 @@ def serve(
         str, typer.Option(help="torch, or null: fixed times and no model, to measure the rest.")
     ] = "torch",
     null_prompt_token_s: Annotated[
-        float, typer.Option(min=0, help="Null engine: seconds a prompt token.")
+        float,
+        typer.Option(
+            min=0, help="Null engine: seconds a prompt token, and a token beside prompts."
+        ),
     ] = 0.0,
     null_iteration_s: Annotated[
-        float, typer.Option(min=0, help="Null engine: seconds an iteration of the token phase.")
+        float, typer.Option(min=0, help="Null engine: seconds an iteration without prompts.")
     ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a worker.")] = 1,
     kv_cache_gib: Annotated[
-        float, typer.Option(min=0.001, help="KV cache memory a worker, taken when first used.")
+        float, typer.Option(min=1e-6, help="KV cache memory a worker, taken when first used.")
     ] = 2.0,
     transport: Annotated[str, typer.Option(help="auto, shared_memory, tcp or cuda_ipc.")] = "auto",
     checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,

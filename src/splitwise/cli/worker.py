@@ -66,10 +66,13 @@ def worker(
     ] = "auto",
     engine: Annotated[str, typer.Option(help="torch, or null: fixed times, no model.")] = "torch",
     null_prompt_token_s: Annotated[
-        float, typer.Option(min=0, help="Null engine: seconds a prompt token.")
+        float,
+        typer.Option(
+            min=0, help="Null engine: seconds a prompt token, and a token beside prompts."
+        ),
     ] = 0.0,
     null_iteration_s: Annotated[
-        float, typer.Option(min=0, help="Null engine: seconds an iteration of the token phase.")
+        float, typer.Option(min=0, help="Null engine: seconds an iteration without prompts.")
     ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     cores: Annotated[str, typer.Option(help="Cores for the engine, such as 0,1.")] = "",

@@ -171,8 +171,9 @@ def _set_keys(cluster: Cluster, machine: int, pending: float, kv: float) -> None
 
 @shared
 def go_home(cluster: Cluster, machine: int) -> None:
-    """A machine with nothing to do, nor promised, returns to the pool it was pulled from."""
-    if cluster.pool[machine] != cluster.home[machine] and cluster.pending_tokens[machine] == 0:
+    """A machine with nothing to do, promised or still to send returns to the pool it was pulled
+    from."""
+    if cluster.pool[machine] != cluster.home[machine] and is_idle(cluster, machine):
         move(cluster, machine, cluster.home[machine])
 
 

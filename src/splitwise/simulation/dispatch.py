@@ -13,7 +13,7 @@ from splitwise.scheduling.placement import place, rank
 from splitwise.scheduling.ranking import NOBODY
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.links import drop
-from splitwise.simulation.machine import kick
+from splitwise.simulation.machine import kick, note_pool
 from splitwise.simulation.memory import early_memory, prompt_memory, reserved_memory, take_memory
 from splitwise.simulation.queues import append_prompt, unlink_prompt
 from splitwise.simulation.state import Phase
@@ -31,6 +31,9 @@ def dispatch(state: Any, request: int, now: float) -> None:
         rules.queue_threshold_tokens,
         rules.change_roles,
     )
+    if prompt != NOBODY:
+        note_pool(state, prompt, now)
+        note_pool(state, token, now)
     if one.output_tokens == 1:
         token = prompt
     one.prompt_machine = prompt

@@ -15,7 +15,7 @@ from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.dispatch import dispatch, recall
-from splitwise.simulation.machine import account, duration_s, ended_iterations, kick
+from splitwise.simulation.machine import account, duration_s, ended_iterations, kick, note_pool
 from splitwise.simulation.slots import drop_finished
 from splitwise.simulation.state import DECODE, IDLE, NONE, Phase
 
@@ -93,6 +93,7 @@ def recover(state: Any, machine: int, now: float) -> None:
     here.down_s += now - here.down_since_s
     state.cluster.up[machine] = True
     go_home(state.cluster, machine)
+    note_pool(state, machine, now)
     rank(state.cluster, machine)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.placement import rank
+from splitwise.scheduling.placement import go_home, rank
 from splitwise.scheduling.ranking import NOBODY, first
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.dispatch import dispatch
 from splitwise.simulation.failures import change_machine
 from splitwise.simulation.links import pop, send
-from splitwise.simulation.machine import end, kick, wake_blocked
+from splitwise.simulation.machine import end, kick, note_pool, wake_blocked
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
 
@@ -76,6 +76,8 @@ def deliver(state: Any, request: int, now: float) -> None:
     state.machines[source].memory_tokens -= one.prompt_tokens + 1
     state.cluster.kv_tokens[source] -= one.prompt_tokens + 1
     rank(state.cluster, source)
+    go_home(state.cluster, source)
+    note_pool(state, source, now)
     append_ready(state, one.token_machine, request)
     wake_blocked(state, source, now)
     kick(state, source, now)

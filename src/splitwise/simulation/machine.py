@@ -38,6 +38,23 @@ from splitwise.simulation.state import (
 
 
 @inlined
+def note_pool(state: Any, machine: int, now: float) -> None:
+    """Something may have moved the machine into another pool; write it down."""
+    log = state.log
+    pool = state.cluster.pool[machine]
+    if log.pool[machine] == pool:
+        return
+    log.pool[machine] = pool
+    entry = log.written[2]
+    if entry < len(log.role_changes):
+        log.written[2] += 1
+        change = log.role_changes[entry]
+        change.time_s = now
+        change.machine = machine
+        change.pool = pool
+
+
+@inlined
 def kick(state: Any, machine: int, now: float) -> None:
     """Something waits on this machine."""
     here = state.machines[machine]
@@ -101,7 +118,7 @@ def start(state: Any, machine: int, now: float) -> None:
     aged = take_prompts(state, machine, now)
     seat_decodes(state, machine, now)
     if here.batch_tokens == 0 and here.active == 0:
-        rest(state, machine)
+        rest(state, machine, now)
         return
     decodes = here.active
     decoding = state.kinds.by_decodes[here.kind, decodes]
@@ -129,12 +146,13 @@ def start(state: Any, machine: int, now: float) -> None:
 
 
 @inlined
-def rest(state: Any, machine: int) -> None:
+def rest(state: Any, machine: int, now: float) -> None:
     """Nothing can run."""
     here = state.machines[machine]
     here.running = IDLE
     set_key(state.ends, 0, machine, OUT)
     go_home(state.cluster, machine)
+    note_pool(state, machine, now)
 
 
 @inlined

@@ -42,6 +42,15 @@ class Segments:
 
 
 @dataclass(frozen=True)
+class RoleChanges:
+    """Which machine moved into which pool, in order; the first 100,000. Arrays of one length."""
+
+    time_s: NDArray[np.float64]
+    machine: NDArray[np.int32]
+    pool: NDArray[np.int8]
+
+
+@dataclass(frozen=True)
 class Result:
     """One simulation, times in seconds of virtual time; nan where a thing did not happen.
 
@@ -88,6 +97,7 @@ class Result:
     pool_sizes: NDArray[np.int64]
     kv_tokens: NDArray[np.int64]
     segments: Segments
+    changes: RoleChanges
     end_s: float
 
     @property

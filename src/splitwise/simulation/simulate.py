@@ -19,10 +19,11 @@ from splitwise.scheduling.pools import Pool
 from splitwise.scheduling.ranking import new_ranking
 from splitwise.simulation import state as st
 from splitwise.simulation.loop import advance
-from splitwise.simulation.result import Reason, Result, Segments, Status
+from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, Status
 
 SLICE_REQUESTS: Final = 50_000
 SAMPLES: Final = 400
+ROLE_CHANGES: Final = 100_000
 PER_REQUEST: Final = (
     *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
     *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
@@ -33,6 +34,7 @@ PER_MACHINE: Final = (
     *("prompt_tokens_done", "tokens_out", "down_s"),
 )
 SEGMENT_FIELDS: Final = tuple(field.name for field in fields(Segments))
+ROLE_CHANGE_FIELDS: Final = tuple(field.name for field in fields(RoleChanges))
 
 
 class Load(Protocol):
@@ -208,7 +210,7 @@ def new_state(
         new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
         new_outages(outages),
-        new_log(options.timeline_segments),
+        new_log(options.timeline_segments, home.astype(np.int8)),
     )
 
 
@@ -288,14 +290,17 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
     )
 
 
-def new_log(segments: int) -> st.Log:
-    """Room for ``segments`` timeline segments, and for samples of twice the load's span."""
+def new_log(segments: int, home: NDArray[np.int8]) -> st.Log:
+    """Room for ``segments`` timeline segments, for samples of twice the load's span, and for the
+    role changes of machines that stand in their ``home`` pools."""
     samples = 2 * SAMPLES
     return st.Log(
-        np.zeros(2, dtype=np.int64),
+        np.zeros(3, dtype=np.int64),
         np.zeros(segments, dtype=st.SEGMENT),
         np.zeros(samples, dtype=st.SAMPLE),
         np.zeros((samples, 3), dtype=np.int64),
+        np.zeros(ROLE_CHANGES, dtype=st.ROLE_CHANGE),
+        home,
     )
 
 
@@ -317,7 +322,7 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
     machines["down_s"][is_down] += np.maximum(end_s - machines["down_since_s"][is_down], 0.0)
     idle_s = np.maximum(end_s - machines["busy_s"] - machines["down_s"], 0.0)
     energy = machines["energy_joules"] + idle_s * state.kinds.fixed["idle_watts"][machines["kind"]]
-    segments, samples = log.written
+    segments, samples, changes = log.written
     per_request = {name: table[name].copy() for name in PER_REQUEST}
     per_machine = {name: machines[name].copy() for name in PER_MACHINE}
     return Result(
@@ -336,5 +341,8 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
         kv_tokens=log.samples["kv_tokens"][:samples],
         pool_sizes=log.pool_sizes[:samples],
         segments=Segments(**{name: log.segments[name][:segments] for name in SEGMENT_FIELDS}),
+        changes=RoleChanges(
+            **{name: log.role_changes[name][:changes] for name in ROLE_CHANGE_FIELDS}
+        ),
         end_s=end_s,
     )

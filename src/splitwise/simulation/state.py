@@ -149,6 +149,9 @@ SEGMENT = np.dtype(
     ],
     align=True,
 )
+ROLE_CHANGE = np.dtype(
+    [("time_s", np.float64), ("machine", np.int32), ("pool", np.int8)], align=True
+)
 SAMPLE = np.dtype(
     [
         ("time_s", np.float64),
@@ -205,12 +208,15 @@ class Outages(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What the timeline shows; ``written`` holds the segments and the samples written so far."""
+    """What the timeline shows; ``written`` holds the segments, samples and role changes written so
+    far. ``pool`` is where each machine stood when that was last looked at."""
 
     written: NDArray[np.int64]
     segments: NDArray[np.void]
     samples: NDArray[np.void]
     pool_sizes: NDArray[np.int64]
+    role_changes: NDArray[np.void]
+    pool: NDArray[np.int8]
 
 
 class State(NamedTuple):

@@ -4,9 +4,9 @@ It lets gateway, scheduler and transfer be measured and tried to breaking withou
 model. Life cycle of an iteration (``step``):
 
 1. The new tokens of all requests are written into the cache, a number a token and layer.
-2. The iteration lasts as long as it is told to: a time a prompt token, plus a time if any request
-   is in its token phase. The thread sleeps meanwhile, layer by layer, so that transfers overlap
-   with it as with a real one.
+2. The iteration lasts as long as it is told to: a time of its own if all requests are in their
+   token phase, else a time a new token, those of requests in their token phase included. The
+   thread sleeps meanwhile, layer by layer, so that transfers overlap with it as with a real one.
 3. The next tokens are computed from what the cache holds (``tokens``).
 """
 
@@ -89,9 +89,9 @@ class NullEngine(Engine):
         return samples
 
     def _lasts_s(self, work: Sequence[Work]) -> float:
-        prompt_tokens = sum(len(entry.tokens) for entry in work if not _is_decode(entry))
-        token_phase_s = self._iteration_s if any(map(_is_decode, work)) else 0.0
-        return prompt_tokens * self._prompt_token_s + token_phase_s
+        if all(map(_is_decode, work)):
+            return self._iteration_s
+        return sum(len(entry.tokens) for entry in work) * self._prompt_token_s
 
     def _sample(self, work: Sequence[Work]) -> list[Sample | None]:
         wanting = [entry for entry in work if entry.sample]

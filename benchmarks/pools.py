@@ -1,0 +1,305 @@
+"""Pools under a load that swings: role changes against static splits, and against the simulator.
+
+Four machines of fixed times (the null engine) serve a trace that is prompt-heavy, then token-heavy,
+then prompt-heavy again, as real processes. A static split keeps its pools, but there, too, a
+request for which no pair is free has both phases computed by the least pending machine. The
+simulator then runs the same trace on the same cluster with the same times: does it change the same
+roles in the same order?
+
+An objective is met by a request whose time to first token is at most ``TTFT_LIMIT`` times, and
+whose mean time between tokens at most ``TBT_LIMIT`` times, that of the request alone.
+
+    python benchmarks/pools.py [--seeds 1 2] [--seconds 40]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import secrets
+import sys
+import time
+import urllib.request
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Any, Final, TextIO
+
+import numpy as np
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from common import environment, percentile, write_result
+from front_client import Connection, Exchange, post
+from splitwise.hardware.iteration_times import MAX_DECODES, IterationTimes
+from splitwise.scheduling.pools import Pool
+from splitwise.serving.admin import ADMIN_KEY_VARIABLE
+from splitwise.serving.local import running_server
+from splitwise.simulation.simulate import MachineGroup, Options, simulate
+from splitwise.workload import Requests
+
+PROMPT_TOKEN_S: Final = 1e-4
+ITERATION_S: Final = 0.05
+CACHE_TOKENS: Final = 22_096
+"""Ten requests of the token-heavy phase, whether their outputs are counted beforehand or not."""
+TOKEN_BYTES: Final = 16
+QUEUE_THRESHOLD: Final = 8192
+TTFT_LIMIT: Final = 5.0
+TBT_LIMIT: Final = 3.0
+CLUSTERS: Final = {
+    "3P + 1T": (3, 1, False),
+    "2P + 2T": (2, 2, False),
+    "1P + 3T": (1, 3, False),
+    "2P + 2T, role changes": (2, 2, True),
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the trace: equal requests at random times."""
+
+    prompt_tokens: int
+    output_tokens: int
+    per_s: float
+
+
+PROMPT_HEAVY: Final = Phase(4000, 4, 6.0)
+TOKEN_HEAVY: Final = Phase(2000, 200, 2.4)
+
+
+@dataclass
+class RoleChange:
+    """A machine, by its place in the cluster, moved into a pool at a second of the trace."""
+
+    time_s: float
+    machine: int
+    pool: str
+
+
+@dataclass
+class Served:
+    """What one cluster made of the trace."""
+
+    exchanges: list[Exchange]
+    homes: list[Pool]
+    changes: list[RoleChange]
+
+
+@dataclass
+class Lines:
+    """Standard error, with the time at which each line was written."""
+
+    target: TextIO
+    at_s: list[tuple[float, str]] = field(default_factory=list)
+
+    def write(self, line: str) -> int:
+        self.at_s.append((time.perf_counter(), line))
+        return self.target.write(line) if "WARNING" in line else len(line)
+
+    def flush(self) -> None:
+        self.target.flush()
+
+
+def swinging(seed: int, seconds: float) -> Requests:
+    """Prompt-heavy, token-heavy, prompt-heavy: ``seconds`` each; one arrival at a random time of
+    each gap."""
+    draw = np.random.default_rng(seed)
+    rows: list[tuple[float, int, int]] = []
+    for number, phase in enumerate((PROMPT_HEAVY, TOKEN_HEAVY, PROMPT_HEAVY)):
+        count = int(seconds * phase.per_s)
+        ticks = np.arange(count) + draw.uniform(0, 1, count)
+        at_s = number * seconds + ticks / phase.per_s
+        rows += [(one, phase.prompt_tokens, phase.output_tokens) for one in at_s.tolist()]
+    arrival_s, prompts, outputs = zip(*rows, strict=True)
+    return Requests(np.array(arrival_s), np.array(prompts), np.array(outputs))
+
+
+def serve(trace: Requests, prompt: int, token: int, change_roles: bool) -> Served:
+    """Run the trace through a server of these machines."""
+    os.environ[ADMIN_KEY_VARIABLE] = secrets.token_hex()
+    arguments = [
+        *("--engine=null", f"--prompt={prompt}", f"--token={token}"),
+        f"--null-prompt-token-s={PROMPT_TOKEN_S}",
+        f"--null-iteration-s={ITERATION_S}",
+        f"--kv-cache-gib={(CACHE_TOKENS * TOKEN_BYTES + 1) / 2**30}",
+        f"--queue-threshold={QUEUE_THRESHOLD}",
+        "--change-roles" if change_roles else "--no-change-roles",
+    ]
+    lines = Lines(sys.stderr)
+    with redirect_stderr(lines), running_server(*arguments) as url:
+        machines = machines_of(url)
+        began_s = time.perf_counter() + 0.5
+        exchanges = uvloop.run(replay(int(url.rsplit(":", 1)[1]), trace, began_s))
+    names = [machine["machine_id"] for machine in machines]
+    assert {machine["kv_capacity_tokens"] for machine in machines} == {CACHE_TOKENS}
+    return Served(
+        exchanges,
+        [Pool[machine["home"].upper()] for machine in machines],
+        changes_said(lines, names, began_s),
+    )
+
+
+def machines_of(url: str) -> list[dict[str, Any]]:
+    """The machines in the order in which they joined, by which the scheduler ranks equals."""
+    key = os.environ[ADMIN_KEY_VARIABLE]
+    request = urllib.request.Request(
+        f"{url}/admin/pools", headers={"Authorization": f"Bearer {key}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        machines: list[dict[str, Any]] = json.load(answer)["machines"]
+    return machines
+
+
+async def replay(port: int, trace: Requests, began_s: float) -> list[Exchange]:
+    """Send each request at its time, whatever the server does."""
+    idle: list[Connection] = []
+
+    async def one(number: int) -> Exchange:
+        prompt, output = int(trace.prompt_tokens[number]), int(trace.output_tokens[number])
+        body = {"prompt": [4 + number % 200] * prompt, "max_tokens": output, "stream": True}
+        request = post("/v1/completions", {**body, "temperature": 0, "ignore_eos": True})
+        due_s = began_s + float(trace.arrival_s[number])
+        await asyncio.sleep(due_s - time.perf_counter())
+        connection = idle.pop() if idle else await Connection.open(port)
+        exchange = await connection.exchange(request, due_s)
+        idle.append(connection)
+        return exchange
+
+    exchanges = await asyncio.gather(*map(one, range(len(trace))))
+    for connection in idle:
+        connection.close()
+    return exchanges
+
+
+def changes_said(lines: Lines, names: list[str], began_s: float) -> list[RoleChange]:
+    """The role changes in a server's log."""
+    pattern = re.compile(r"machine (\S+): \w+ pool -> (\w+) pool")
+    found = [(at_s, pattern.search(line)) for at_s, line in lines.at_s]
+    return [
+        RoleChange(at_s - began_s, names.index(match[1]), match[2])
+        for at_s, match in found
+        if match
+    ]
+
+
+def null_times() -> IterationTimes:
+    """The null engine's times, as the simulator takes them."""
+    decode_s = np.full(MAX_DECODES + 1, ITERATION_S)
+    decode_s[0] = 0
+    return IterationTimes(
+        prompt_tokens=np.array([0.0, 1000.0]),
+        prompt_s=np.array([0.0, 1000.0]) * PROMPT_TOKEN_S,
+        decode_s=decode_s,
+        decode_s_per_context_token=np.zeros(MAX_DECODES + 1),
+        mixed_factor=1.0,
+        kv_capacity_tokens=CACHE_TOKENS,
+        kv_bytes_per_token=TOKEN_BYTES,
+        layers=2,
+        power_tokens=np.array([1.0]),
+        prompt_watts=np.array([0.0]),
+        decode_watts=0.0,
+        idle_watts=0.0,
+        provisioned_watts=0.0,
+        dollars_per_hour=0.0,
+        gpus=1,
+        link_bytes_per_s=1e9,
+        link_latency_s=1e-3,
+    )
+
+
+def simulated_changes(trace: Requests, homes: list[Pool]) -> list[RoleChange]:
+    """What the simulator does with the same machines in the same order."""
+    times = null_times()
+    groups = [MachineGroup(str(number), times, home, 1) for number, home in enumerate(homes)]
+    changes = simulate(trace, groups, Options(queue_threshold_tokens=QUEUE_THRESHOLD)).changes
+    rows = zip(changes.time_s.tolist(), changes.machine.tolist(), changes.pool, strict=True)
+    return [RoleChange(at_s, machine, Pool(pool).label) for at_s, machine, pool in rows]
+
+
+def compare(served: list[RoleChange], simulated: list[RoleChange]) -> dict[str, Any]:
+    """How far two lists of role changes are the same, in order, and how far apart in time."""
+    ours, theirs = ([(one.machine, one.pool) for one in each] for each in (served, simulated))
+    pairs = list(zip(ours, theirs, strict=False))
+    prefix = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    blocks = SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks()
+    apart_s = [
+        abs(served[block.a + i].time_s - simulated[block.b + i].time_s)
+        for block in blocks
+        for i in range(block.size)
+    ]
+    return {
+        "served": len(ours),
+        "simulated": len(theirs),
+        "is_same_order": ours == theirs,
+        "common_prefix": prefix,
+        "in_common": len(apart_s),
+        "apart_ms": {f"p{p}": percentile(apart_s, p) * 1e3 for p in (50, 100)} if apart_s else {},
+        "served_changes": [(round(one.time_s, 3), one.machine, one.pool) for one in served],
+        "simulated_changes": [(round(one.time_s, 3), one.machine, one.pool) for one in simulated],
+    }
+
+
+def figures(trace: Requests, served: Served, seconds: float) -> dict[str, Any]:
+    """Attainment of the whole trace and of its phases, and what was usual."""
+    prompt, output = trace.prompt_tokens, trace.output_tokens
+    first_s = np.array([one.first_took_s for one in served.exchanges])
+    tbt_s = np.array([one.end_s - one.first_s for one in served.exchanges]) / (output - 1)
+    is_met = (first_s <= TTFT_LIMIT * PROMPT_TOKEN_S * prompt) & (tbt_s <= TBT_LIMIT * ITERATION_S)
+    phase = np.minimum(trace.arrival_s // seconds, 2).astype(int)
+    span_s = max(one.end_s for one in served.exchanges) - served.exchanges[0].due_s
+    return {
+        "attainment": float(is_met.mean()),
+        "attainment_by_phase": [float(is_met[phase == number].mean()) for number in range(3)],
+        "ttft_p50_p99_s": [percentile(first_s.tolist(), p) for p in (50, 99)],
+        "tbt_p50_p99_s": [percentile(tbt_s.tolist(), p) for p in (50, 99)],
+        "tokens_per_s": float((prompt + output).sum() / span_s),
+        "role_changes": len(served.changes),
+    }
+
+
+def run(seed: int, seconds: float) -> dict[str, Any]:
+    """One trace through every cluster."""
+    trace = swinging(seed, seconds)
+    record: dict[str, Any] = {"seed": seed, "requests": len(trace), "clusters": {}}
+    for name, (prompt, token, change_roles) in CLUSTERS.items():
+        served = serve(trace, prompt, token, change_roles)
+        record["clusters"][name] = figures(trace, served, seconds)
+        if change_roles:
+            simulated = simulated_changes(trace, served.homes)
+            record["simulator"] = compare(served.changes, simulated)
+    return record
+
+
+def show(record: dict[str, Any]) -> None:
+    table = Table(title=f"Swinging load, seed {record['seed']}, {record['requests']} requests")
+    for column in ("cluster", "SLO met", "by phase", "TTFT p50/p99 s", "TBT p50/p99 s", "changes"):
+        table.add_column(column, justify="right")
+    for name, one in record["clusters"].items():
+        table.add_row(
+            *(name, f"{one['attainment']:.1%}"),
+            " ".join(f"{share:.0%}" for share in one["attainment_by_phase"]),
+            "/".join(f"{value:.2f}" for value in one["ttft_p50_p99_s"]),
+            "/".join(f"{value:.3f}" for value in one["tbt_p50_p99_s"]),
+            str(one["role_changes"]),
+        )
+    said = {k: v for k, v in record["simulator"].items() if not k.endswith("changes")}
+    Console().print(table, f"role changes against the simulator's: {said}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=40.0, help="Of each of three phases.")
+    options = parser.parse_args()
+    runs = []
+    for seed in options.seeds:
+        runs.append(run(seed, options.seconds))
+        show(runs[-1])
+    record = {"environment": environment(), "seconds_a_phase": options.seconds, "runs": runs}
+    print(json.dumps({"written": str(write_result("pools", record))}))
+
+
+if __name__ == "__main__":
+    main()
