@@ -68,11 +68,16 @@ def test_full_token_memory_pulls_a_prompt_machine_into_mixed() -> None:
     assert c.pool[1] == Pool.MIXED
 
 
-def test_without_role_changes_one_machine_does_both() -> None:
-    c = cluster("PT")
+def test_without_role_changes_a_phase_waits_for_its_own_machines() -> None:
+    c = cluster("PTM")
     load(c, 1, pending=3, kv=9_500)
+    load(c, 2, pending=3, kv=9_500)
     load(c, 0, pending=10)
-    assert place(c, 1000, 1100, 8192, False) == (1, 1)
+    assert place(c, 1000, 1100, 8192, False) == (0, 1)
+    take_out(c, 0)
+    assert place(c, 1000, 1100, 8192, False) == (2, 1)
+    take_out(c, 2)
+    assert place(c, 1000, 1100, 8192, False) == (1, 1)  # nobody else is left
 
 
 def test_a_mixed_cluster_uses_the_least_pending_machine_for_both() -> None:

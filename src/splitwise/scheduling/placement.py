@@ -12,6 +12,9 @@ The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public
 5. A request that can never fit the machines so chosen goes to the one with the most cache, else
    it would block a queue for ever.
 
+Where machines may not be pulled (a static split), a phase waits for those that run it, however long
+their queue or full their memory, and step 4 is for a phase that no machine is left for.
+
 A cluster whose machines all live in the mixed pool has no phases to split: the least pending
 machine computes both (the baseline).
 
@@ -295,11 +298,20 @@ def _choose_pair(
         token = first(cluster.by_kv, Pool.MIXED)
         if token != NOBODY and is_memory_full(cluster, token, kv_tokens):
             token = NOBODY
-    if may_pull and prompt == NOBODY:
-        prompt = first(cluster.by_pending, Pool.TOKEN)
-    if may_pull and token == NOBODY:
-        token = first(cluster.by_kv, Pool.PROMPT)
+    if prompt == NOBODY:
+        prompt = _relief(cluster.by_pending, Pool.PROMPT, Pool.TOKEN, may_pull)
+    if token == NOBODY:
+        token = _relief(cluster.by_kv, Pool.TOKEN, Pool.PROMPT, may_pull)
     return prompt, token
+
+
+@shared
+def _relief(ranking: Ranking, own: int, opposite: int, may_pull: bool) -> int:
+    """Who takes what its own pool and the mixed one refuse."""
+    if may_pull:
+        return first(ranking, opposite)
+    busy = first(ranking, own)
+    return busy if busy != NOBODY else first(ranking, Pool.MIXED)
 
 
 @shared
