@@ -1,8 +1,7 @@
 """Pools under a load that swings: role changes against static splits, and against the simulator.
 
 Four machines of fixed times (the null engine) serve a trace that is prompt-heavy, then token-heavy,
-then prompt-heavy again, as real processes. A static split keeps its pools, but there, too, a
-request for which no pair is free has both phases computed by the least pending machine. The
+then prompt-heavy again, as real processes. A static split keeps its pools whatever comes. The
 simulator then runs the same trace on the same cluster with the same times: does it change the same
 roles in the same order?
 
