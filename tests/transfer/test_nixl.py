@@ -85,8 +85,12 @@ def test_a_closed_window_lets_nothing_in() -> None:
     window.close()
 
 
-def put_under_way(prompt: RemoteMachine, token: LocalMachine) -> OpenWindow:
-    """Start a transfer of all blocks, and come back with it in the middle of a layer."""
+def put_under_way(prompt: RemoteMachine, token: LocalMachine) -> list[bool]:
+    """Start a transfer of all blocks, and come back with it in the middle of a layer.
+
+    With the receiver's event its cache is marked, and what is returned gets an entry: whether the
+    window was closed by then.
+    """
     blocks = list(range(LARGE.blocks))
     token.receiver.expect("t", "prompt", blocks)
     prompt.call("sender.begin", "t", token.address, blocks)
@@ -94,62 +98,54 @@ def put_under_way(prompt: RemoteMachine, token: LocalMachine) -> OpenWindow:
     first = content(prompt.settings)[0, :, 0]
     eventually(lambda: bool((token.cache[0, :, 0] == first).any()))
     (over,) = token.receiver._links.values()
-    assert over.window is not None
-    return over.window
+    window, closed = over.window, list[bool]()
+    assert window is not None
 
-
-def nothing_came_since(token: LocalMachine, window: OpenWindow) -> bool:
-    """Polls a window that was left open, as a device for RDMA would write without any poll."""
-    deadline_s = time.monotonic() + STRAY_S
-    while time.monotonic() < deadline_s:
-        if window._agent is not None:
-            window._agent.nixl.get_new_notifs()
-        time.sleep(0.001)
-    return bool((token.cache == MARK).all())
-
-
-def mark(token: LocalMachine) -> None:
     def on_event(event: object) -> None:
+        closed.append(window._agent is None)
         token.cache[:] = MARK
 
     token.first = on_event
+    return closed
+
+
+def nothing_came_since(token: LocalMachine) -> bool:
+    time.sleep(STRAY_S)
+    return bool((token.cache == MARK).all())
 
 
 def test_a_sender_stopped_in_mid_put_cannot_hold_the_blocks() -> None:
     prompt = RemoteMachine(Settings("prompt", LARGE, 1, transport="nixl"))
     with machines(Settings("token", LARGE, 2, deadlines=Deadlines(stop_s=0.2))) as (token,):
-        mark(token)
-        window = put_under_way(prompt, token)
+        closed = put_under_way(prompt, token)
         prompt.kill(signal.SIGSTOP)
         token.receiver.cancel("t")
         assert token.event() == Released("t")
         prompt.kill(signal.SIGCONT)
         assert isinstance(prompt.event(), Failed)
-        assert nothing_came_since(token, window)
+        assert closed == [True] and nothing_came_since(token)
         prompt.close()
 
 
 def test_a_sender_killed_in_mid_put_leaves_the_blocks_free() -> None:
     prompt = RemoteMachine(Settings("prompt", LARGE, 1, transport="nixl"))
     with machines(Settings("token", LARGE, 2)) as (token,):
-        mark(token)
-        window = put_under_way(prompt, token)
+        closed = put_under_way(prompt, token)
         prompt.kill()
         event = token.event()
         assert isinstance(event, Failed) and "link from prompt" in event.reason
         prompt.reap()
-        assert nothing_came_since(token, window)
+        assert closed == [True] and nothing_came_since(token)
 
 
 def test_a_receiver_closed_in_mid_put() -> None:
     prompt = RemoteMachine(Settings("prompt", LARGE, 1, transport="nixl"))
     with machines(Settings("token", LARGE, 2)) as (token,):
-        window = put_under_way(prompt, token)
+        closed = put_under_way(prompt, token)
         token.receiver.close()
         assert isinstance(token.event(), Failed)
-        token.cache[:] = MARK
         assert isinstance(prompt.event(), Failed)
-        assert nothing_came_since(token, window)
+        assert closed == [True] and nothing_came_since(token)
         prompt.close()
 
 
