@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu check-ray fuzz chaos benchmarks clean
+.PHONY: serve test lint check-slow check-gpu check-ray check-nixl fuzz chaos benchmarks clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -30,6 +30,11 @@ chaos: $(VENV)/.installed
 check-ray: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/pytest tests/serving/test_ray_launcher.py tests/planning/test_workers.py
+
+# The same for NIXL, over loopback: of RDMA it says nothing.
+check-nixl: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,nixl]'
+	$(BIN)/pytest tests/transfer tests/serving/test_null_cluster.py
 
 # Bad input, at least 20,000 times at each of the doors.
 fuzz: $(VENV)/.installed

@@ -70,9 +70,9 @@ class Result:
     layer_ready_us: float
 
 
-def cases(layer_s: float) -> list[Case]:
+def cases(transports: list[str], layer_s: float) -> list[Case]:
     made = []
-    for transport in ("shared_memory", "tcp"):
+    for transport in transports:
         made += [
             Case("bulk", transport, LONG_TOKENS),
             Case("bulk, scattered blocks", transport, LONG_TOKENS, scattered=True),
@@ -256,6 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--layer-ms", type=float, default=3.0, help="paced: between two layers")
+    parser.add_argument("--transports", default="shared_memory,tcp", help="by commas")
     args = parser.parse_args()
 
     cores = sorted(os.sched_getaffinity(0))
@@ -272,7 +273,8 @@ def main() -> None:
     theirs.close()
     token = TokenMachine(ours)
     try:
-        results = [token.measure(case, args.repeats) for case in cases(args.layer_ms / 1e3)]
+        all_cases = cases(args.transports.split(","), args.layer_ms / 1e3)
+        results = [token.measure(case, args.repeats) for case in all_cases]
     finally:
         ours.close()
         child.join(WAIT_S)

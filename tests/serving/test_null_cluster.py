@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from transfer_machines import NEEDS_NIXL
 
 from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
@@ -21,11 +22,15 @@ CLUSTERS = {
     "split": ["--one-piece-below=0", "--checksum"],
     "one piece": ["--one-piece-below=1000"],
     "tcp": ["--transport=tcp", "--one-piece-below=64"],
+    "nixl": ["--transport=nixl", "--one-piece-below=64", "--checksum"],
     "unsplit": ["--mixed=1"],
 }
 
 
-@pytest.fixture(scope="module", params=CLUSTERS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=NEEDS_NIXL if name == "nixl" else ()) for name in CLUSTERS],
+)
 def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     arguments = CLUSTERS[request.param]
     with (

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from transfer_machines import (
+    TRANSPORTS,
     Event,
     LocalMachine,
     RemoteMachine,
@@ -31,14 +32,14 @@ LAYOUT = CacheLayout(layers=8, blocks=64, block_tokens=16, block_bytes=65_536)
 MARK = 0xA5
 
 
-@pytest.fixture(params=["shared_memory", "tcp"])
+@pytest.fixture(params=TRANSPORTS)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[LocalMachine, LocalMachine]]:
     prompt = Settings("prompt", LAYOUT, 1, transport=request.param)
     with machines(prompt, Settings("token", LAYOUT, 2)) as (first, second):
         yield first, second
 
 
-@pytest.fixture(params=["shared_memory", "tcp"])
+@pytest.fixture(params=TRANSPORTS)
 def remote_pair(request: pytest.FixtureRequest) -> Iterator[tuple[RemoteMachine, LocalMachine]]:
     """The prompt machine in its own process, so that it writes while the test runs."""
     prompt = RemoteMachine(Settings("prompt", LAYOUT, 1, transport=request.param))

@@ -1,4 +1,4 @@
-"""Two processes on one GPU, the cache of each on the device."""
+"""Two processes on one GPU, the cache of each on the device; NIXL as between two hosts, too."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from transfer_machines import KEY, WAIT_S
+from transfer_machines import KEY, NEEDS_NIXL, WAIT_S
 
 from splitwise.transfer import Arrived, CacheLayout, KVReceiver, KVSender, ReceiverAddress, Sent
 
@@ -50,14 +50,19 @@ def expected_layer(layer: int) -> int:
 
 
 def prompt_machine(
-    calls: multiprocessing.connection.Connection, address: ReceiverAddress, checksum: bool
+    calls: multiprocessing.connection.Connection,
+    address: ReceiverAddress,
+    transport: str,
+    checksum: bool,
 ) -> None:
     """Writes each layer late on its stream, so that a put that did not wait would send zeros."""
     import torch
 
     memory = device_memory()
     events: queue.Queue[object] = queue.Queue()
-    sender = KVSender(memory, LAYOUT, "prompt", KEY, events.put, checksum=checksum)
+    sender = KVSender(
+        memory, LAYOUT, "prompt", KEY, events.put, transport=transport, checksum=checksum
+    )
     cache = memory.tensor.view(LAYOUT.layers, LAYOUT.blocks, LAYOUT.block_bytes)
     work = torch.rand(4096, 4096, device="cuda:0")
     sender.begin("t", address, SOURCE)
@@ -72,20 +77,23 @@ def prompt_machine(
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-def test_layers_land_on_the_device_after_they_are_written(checksum: bool) -> None:
+@pytest.mark.parametrize("transport", ["cuda_ipc", pytest.param("nixl", marks=NEEDS_NIXL)])
+def test_layers_land_on_the_device_after_they_are_written(transport: str, checksum: bool) -> None:
     memory = device_memory()
     events: queue.Queue[Any] = queue.Queue()
     receiver = KVReceiver(memory, LAYOUT, "token", KEY, events.put)
-    assert receiver.address.transports == ("cuda_ipc",)
+    assert receiver.address.transports[0] == "cuda_ipc"
     receiver.expect("t", "prompt", TARGET)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=prompt_machine, args=(theirs, receiver.address, checksum))
+    child = context.Process(
+        target=prompt_machine, args=(theirs, receiver.address, transport, checksum)
+    )
     child.start()
     arrived = events.get(timeout=60)
     assert isinstance(arrived, Arrived), arrived
     assert arrived.payload == b"first token"
-    assert arrived.stats.transport == "cuda_ipc"
+    assert arrived.stats.transport == transport
     assert arrived.stats.puts == 3 * LAYOUT.layers
     cache = memory.tensor.view(LAYOUT.layers, LAYOUT.blocks, LAYOUT.block_bytes).cpu()
     for layer in range(LAYOUT.layers):

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from transfer_machines import KEY, LocalMachine, Settings, machines, send_all
+from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, machines, send_all
 
 from splitwise.transfer import Arrived, CacheLayout, HostMemory, KVReceiver, KVSender, Sent
 
@@ -20,7 +20,7 @@ def _holdings() -> tuple[int, int, int]:
     return len(os.listdir("/proc/self/fd")), threading.active_count(), maps
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "tcp"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_opening_and_closing_leaves_nothing(transport: str) -> None:
     def round_trip(index: int) -> None:
         with machines(
@@ -120,17 +120,21 @@ def test_the_choice_of_transport_is_logged_once_a_link(caplog: pytest.LogCapture
     assert lines == ["sending to token over shared_memory (same host, caches on cpu and cpu)"]
 
 
-def test_idle_threads_sleep() -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_idle_threads_sleep(transport: str) -> None:
     """An open link with nothing to do takes no processor time and wakes nobody."""
     others = set(threading.enumerate())
-    with machines(Settings("prompt", LAYOUT, 1), Settings("token", LAYOUT, 2)) as (prompt, token):
+    with machines(
+        Settings("prompt", LAYOUT, 1, transport=transport), Settings("token", LAYOUT, 2)
+    ) as (prompt, token):
         token.receiver.expect("t", "prompt", [1])
         prompt.sender.begin("t", token.address, [1])
         prompt.sender.finish("t", b"")
         assert isinstance(token.event(), Arrived)
         assert isinstance(prompt.event(), Sent)
         threads = [thread.native_id for thread in set(threading.enumerate()) - others]
-        assert len(threads) == 4
+        # Two loops a machine; names are looked up, and NIXL is loaded, beside them.
+        assert len(threads) == 4 or (len(threads) > 4 and transport != "shared_memory")
 
         def switches() -> int:
             return sum(

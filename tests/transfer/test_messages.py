@@ -10,6 +10,7 @@ from splitwise.transfer.messages import (
     PROTOCOL_VERSION,
     Done,
     Grant,
+    Window,
     body_bytes,
     decode,
     encode,
@@ -20,6 +21,7 @@ from splitwise.transfer.messages import (
     "message",
     [
         Grant(7, "transfer", [3, 1, 2]),
+        Window(b"\x00agent", 2**48 - 1, 3),
         Done(7, b"\x00\xff", 10, 3, 0.25, 12.5, [1, 2**32 - 1]),
         Done(7, b"", 0, 1, 0.0),
     ],

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from transfer_machines import LocalMachine, RemoteMachine, Settings, content, eventually
+from transfer_machines import TRANSPORTS, LocalMachine, RemoteMachine, Settings, content, eventually
 
 from splitwise.transfer import Arrived, CacheLayout, Sent
 
-TRANSPORTS = ("shared_memory", "tcp")
 LAYOUTS = {
     "small chunks": (CacheLayout(5, 64, 16, 96), CacheLayout(5, 40, 16, 96)),
     "one layer": (CacheLayout(1, 20, 16, 4096), CacheLayout(1, 80, 16, 4096)),
@@ -118,7 +117,7 @@ def test_layers_go_as_they_are_ready_unless_in_one_piece(transport: str, one_pie
     assert isinstance(event, Arrived)
     assert event.stats.early_bytes == (0 if one_piece else 5 * 3 * 1024)
     # Blocks 0 to 2 go to 4, 5 and 9: two runs a layer. TCP sends this little as one piece.
-    assert event.stats.puts == 6 * (2 if transport == "shared_memory" else 1)
+    assert event.stats.puts == 6 * (1 if transport == "tcp" else 2)
     np.testing.assert_array_equal(token.cache[:, [4, 5, 9]], prompt.cache[:, [0, 1, 2]])
     prompt.close()
     token.close()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
-from transfer_machines import KEY, LocalMachine, Settings, content, eventually, machines
+from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, content, eventually, machines
 
 from splitwise.transfer import Arrived, CacheLayout, Failed, Released
 from splitwise.transfer.channel import Channel
@@ -27,7 +27,7 @@ from splitwise.transfer.transports.tcp import PIECE
 LAYOUT = CacheLayout(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
 
 
-@pytest.fixture(params=["shared_memory", "tcp"])
+@pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from splitwise.transfer import (
     CacheLayout,
@@ -28,7 +29,14 @@ from splitwise.transfer import (
     ReceiverEvent,
     SenderEvent,
 )
+from splitwise.transfer.transports.nixl import Agent
+from splitwise.transfer.transports.own_end import nixl_installed
 
+# NIXL's own connections stay on loopback, too.
+os.environ.setdefault("UCX_NET_DEVICES", "lo")
+
+NEEDS_NIXL = pytest.mark.skipif(not nixl_installed(), reason="NIXL, an extra, is not installed")
+TRANSPORTS = ("shared_memory", "tcp", pytest.param("nixl", marks=NEEDS_NIXL))
 KEY = "a cluster key"
 WAIT_S = 20.0
 Event = ReceiverEvent | SenderEvent
@@ -216,6 +224,13 @@ def machines(*all_settings: Settings) -> Iterator[list[LocalMachine]]:
         for machine in made:
             on_exit.callback(machine.close)
         yield made
+
+
+def warm_up(transport: str) -> None:
+    """Load what a transport needs, so that no short deadline has to cover that."""
+    if transport == "nixl":
+        with HostMemory(4096) as memory:
+            Agent(memory, memory.nbytes).close()
 
 
 def eventually(condition: Callable[[], bool]) -> None:

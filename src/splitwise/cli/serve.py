@@ -89,7 +89,9 @@ def serve(
     kv_cache_gib: Annotated[
         float, typer.Option(min=1e-6, help="KV cache memory a worker, taken when first used.")
     ] = 2.0,
-    transport: Annotated[str, typer.Option(help="auto, shared_memory, tcp or cuda_ipc.")] = "auto",
+    transport: Annotated[
+        str, typer.Option(help="auto, shared_memory, tcp, cuda_ipc or nixl.")
+    ] = "auto",
     checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
     one_piece_below: Annotated[
         int,

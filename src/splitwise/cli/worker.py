@@ -77,7 +77,9 @@ def worker(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     cores: Annotated[str, typer.Option(help="Cores for the engine, such as 0,1.")] = "",
     kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
-    transport: Annotated[str, typer.Option(help="auto, or the name of a transport.")] = "auto",
+    transport: Annotated[
+        str, typer.Option(help="auto, shared_memory, tcp, cuda_ipc or nixl.")
+    ] = "auto",
     checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
     prompt_batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")

@@ -23,6 +23,8 @@ class ReceiverAddress(msgspec.Struct, frozen=True):
     """``cpu`` or ``cuda:N``."""
     transports: tuple[str, ...]
     """What the receiver offers, best first."""
+    rdma: bool = False
+    """It has a device for RDMA."""
 
 
 def own_address(host: str, port: int) -> str:

@@ -15,7 +15,7 @@ from splitwise.transfer.handshake import admit
 from splitwise.transfer.link import tune
 from splitwise.transfer.messages import Hello, Welcome
 from splitwise.transfer.thread import LoopThread
-from splitwise.transfer.transports.choice import ONE_SIDED
+from splitwise.transfer.transports.choice import SAME_HOST
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ Serve = Callable[[Channel, Hello, Welcome], Coroutine[Any, Any, None]]
 
 
 class Door:
-    """A TCP listener and, for one-sided transports, an abstract unix socket (it has no file)."""
+    """A TCP listener and, for transports within a host, an abstract unix socket (no file)."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Door:
         announce: tuple[str, int] | None,
         device: str,
         transports: tuple[str, ...],
+        rdma: bool,
         deadlines: Deadlines,
     ) -> None:
         """
@@ -55,17 +56,18 @@ class Door:
         self._deadlines = deadlines
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         tcp = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        self._listeners = [(tcp, frozenset(transports) - ONE_SIDED)]
+        self._listeners = [(tcp, frozenset(transports) - SAME_HOST)]
         unix_name = ""
-        if ONE_SIDED & set(transports):
+        if SAME_HOST & set(transports):
             unix_name = f"splitwise-{secrets.token_hex(8)}"
             unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             unix.bind("\0" + unix_name)
             unix.listen(_BACKLOG)
-            self._listeners.append((unix, frozenset(transports) & ONE_SIDED))
+            self._listeners.append((unix, frozenset(transports) & SAME_HOST))
         dial_host, dial_port = announce or (host, tcp.getsockname()[1])
         self.address = ReceiverAddress(
-            machine_id, dial_host, dial_port, unix_name, host_identity(), device, transports
+            *(machine_id, dial_host, dial_port, unix_name, host_identity()),
+            *(device, transports, rdma),
         )
 
     def open(self, thread: LoopThread, check: Check, welcome: MakeWelcome, serve: Serve) -> None:

@@ -11,7 +11,7 @@ NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 class TransferStats(msgspec.Struct, frozen=True):
     """What one transfer cost."""
 
-    transport: Annotated[str, msgspec.Meta(pattern="^(shared_memory|tcp|cuda_ipc)$")]
+    transport: Annotated[str, msgspec.Meta(pattern="^(shared_memory|tcp|cuda_ipc|nixl)$")]
     bytes: NotNegative
     early_bytes: NotNegative
     """Bytes put before ``finish`` was called. Over TCP: handed to the sender's kernel by then."""

@@ -11,6 +11,7 @@ from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link
 from splitwise.transfer.messages import Done
 from splitwise.transfer.runs import contiguous
+from splitwise.transfer.transports.nixl import OpenWindow
 
 
 @dataclass(eq=False)
@@ -22,6 +23,8 @@ class SenderLink:
     transport: str
     one_sided: bool
     """The sender writes into our cache by itself: only its word, or its end, makes that stop."""
+    window: OpenWindow | None
+    """Through this (NIXL); closing it makes that stop, too."""
     task: "asyncio.Task[None] | None"
     streams: list[Channel] = field(default_factory=list)
     transfers: "dict[int, Incoming]" = field(default_factory=dict)

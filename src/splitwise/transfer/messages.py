@@ -60,6 +60,18 @@ class Welcome(Message, frozen=True):
     handle: bytes = b""
 
 
+class Window(Message, frozen=True):
+    """Receiver, first on a link over NIXL: how the sender's agent reaches the cache.
+
+    ``metadata`` is NIXL's, of an agent for this link alone. ``base`` is where the cache lies in
+    the receiver's address space, on the device ``device_index`` (0 in host memory).
+    """
+
+    metadata: bytes
+    base: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    device_index: NotNegative
+
+
 class Refused(Message, frozen=True):
     """Receiver: the last frame before it gives up the link."""
 
@@ -116,7 +128,17 @@ class Answer(Message, frozen=True):
 
 
 AnyMessage = (
-    Hello | Challenge | Proof | Welcome | Refused | Grant | Revoke | Done | Stopped | Answer
+    Hello
+    | Challenge
+    | Proof
+    | Welcome
+    | Window
+    | Refused
+    | Grant
+    | Revoke
+    | Done
+    | Stopped
+    | Answer
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -16,10 +16,26 @@ from splitwise.transfer.handshake import check_layout, introduce
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link, tune
 from splitwise.transfer.memory import CacheMemory, HostMemory
-from splitwise.transfer.messages import AnyMessage, Grant, Message, Welcome
+from splitwise.transfer.messages import (
+    FRAME_LIMIT_BYTES,
+    AnyMessage,
+    Grant,
+    Message,
+    Refused,
+    Welcome,
+    Window,
+)
 from splitwise.transfer.transports.base import Lane, Transport
-from splitwise.transfer.transports.choice import CUDA_IPC, ONE_SIDED, SHARED_MEMORY, choose
+from splitwise.transfer.transports.choice import (
+    CUDA_IPC,
+    NIXL,
+    SAME_HOST,
+    SHARED_MEMORY,
+    choose,
+)
 from splitwise.transfer.transports.cuda_ipc import CudaIpcTransport, DeviceMemory
+from splitwise.transfer.transports.nixl import NixlTransport
+from splitwise.transfer.transports.own_end import own_end
 from splitwise.transfer.transports.shared_memory import SharedMemoryTransport, take_over
 from splitwise.transfer.transports.tcp import TcpTransport
 
@@ -96,7 +112,7 @@ class Peer:
             await self._link.flush()
 
     async def _open(self, on_exit: contextlib.ExitStack) -> None:
-        name, reason = choose(self.address, self._home.memory.device, self._home.transport)
+        name, reason = choose(self.address, own_end(self._home.memory.device), self._home.transport)
         channel, welcome = await self._connect(name, None, on_exit)
         check_layout(welcome.layout, self._home.layout)
         self._blocks = welcome.layout.blocks
@@ -119,6 +135,12 @@ class Peer:
         elif name == CUDA_IPC:
             mine_there = cast(DeviceMemory, home.memory)
             transport = CudaIpcTransport(mine_there, home.layout, welcome.handle, welcome.layout)
+        elif name == NIXL:
+            window = await _receive_window(channel)
+            transport = await asyncio.to_thread(
+                NixlTransport,
+                *(home.memory, home.layout, window, welcome.layout, home.deadlines.write_s),
+            )
         else:
             streams = [
                 await self._connect(name, welcome.link, on_exit) for _ in range(home.streams)
@@ -148,9 +170,18 @@ class Peer:
         return channel, welcome
 
 
+async def _receive_window(channel: Channel) -> Window:
+    message = await channel.receive_message(FRAME_LIMIT_BYTES)
+    if isinstance(message, Refused):
+        raise LinkError(f"refused: {message.reason}")
+    if not isinstance(message, Window):
+        raise LinkError(f"{type(message).__name__} where Window was due")
+    return message
+
+
 async def _dial(address: ReceiverAddress, transport: str) -> socket.socket:
     loop = asyncio.get_running_loop()
-    if transport in ONE_SIDED:
+    if transport in SAME_HOST:
         family, target = socket.AF_UNIX, "\0" + address.unix_name
     else:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)

@@ -5,14 +5,15 @@ thread, where each listener, each link and each TCP stream has one task.
 
 1. ``expect`` (worker's thread) enters the transfer. Its Grant, the blocks, goes to the sender
    at once, or as soon as the sender has dialled in.
-2. The sender fills the blocks: by itself through shared memory or CUDA IPC, or by pieces that
+2. The sender fills the blocks: by itself through shared memory, CUDA IPC or NIXL, or by pieces that
    this thread receives into them (TCP).
 3. The sender's Done, and the last piece, end it: Arrived (or Failed, where checksums differ). The
    Answer tells the sender, which then frees its own blocks.
 4. ``cancel``, or the deadline, sends a Revoke. Blocks that the sender writes by itself are
    given back (Released, Failed) only on its Stopped or Done, or when its end of the link is
-   closed: until then a put may still be under way. Blocks that only this thread writes are
-   given back at once.
+   closed: until then a put may still be under way. Over NIXL this end can stop that, too: it
+   ends the link of a sender that keeps silent, and closes the window first. Blocks that only
+   this thread writes are given back at once.
 5. The sender's Stopped and the end of its link give Failed. A sender that breaks the protocol
    is refused with the reason and its link dropped, which comes to the same.
 """
@@ -51,8 +52,10 @@ from splitwise.transfer.messages import (
     Welcome,
 )
 from splitwise.transfer.thread import LoopThread
-from splitwise.transfer.transports.choice import CUDA_IPC, ONE_SIDED, SHARED_MEMORY, offered
+from splitwise.transfer.transports.choice import CUDA_IPC, NIXL, ONE_SIDED, SHARED_MEMORY
 from splitwise.transfer.transports.cuda_ipc import DeviceMemory, export
+from splitwise.transfer.transports.nixl import OpenWindow
+from splitwise.transfer.transports.own_end import own_end
 from splitwise.transfer.transports.shared_memory import hand_over
 from splitwise.transfer.transports.tcp import receive_pieces
 
@@ -93,7 +96,8 @@ class KVReceiver:
             raise ValueError("cluster_key is empty: give all machines of the cluster the same one")
         if memory.nbytes < layout.total_bytes:
             raise ValueError(f"{memory.nbytes} bytes cannot hold {layout.total_bytes} of {layout}")
-        possible = offered(memory.device)
+        own = own_end(memory.device)
+        possible = own.transports
         offers = tuple(possible if transports is None else transports)
         if not offers or not set(offers) <= set(possible):
             raise ValueError(
@@ -109,7 +113,7 @@ class KVReceiver:
         self._links_made = 0
         door = Door(
             *(machine_id, cluster_key, host, port, announce),
-            *(memory.device, offers, self._deadlines),
+            *(memory.device, offers, own.rdma, self._deadlines),
         )
         self.address = door.address
         """Plain data, for senders."""
@@ -160,6 +164,8 @@ class KVReceiver:
         over.transfers[incoming.number] = incoming
         if not over.one_sided:
             incoming.pieces = Pieces(self._layout, incoming.blocks)
+        if over.window is not None:
+            self._thread.spawn(_poll(over, over.window), f"polls for {over.sender_id}")
         over.link.send(Grant(incoming.number, incoming.transfer_id, incoming.blocks))
 
     def _cancel(self, transfer_id: str) -> None:
@@ -224,10 +230,12 @@ class KVReceiver:
             return
         if hello.transport == SHARED_MEMORY:
             hand_over(channel, cast(HostMemory, self._memory))
+        window = await self._open_window(channel) if hello.transport == NIXL else None
         over = SenderLink(
             Link(channel),
             hello.machine_id,
             one_sided=hello.transport in ONE_SIDED,
+            window=window,
             transport=hello.transport,
             task=asyncio.current_task(),
         )
@@ -236,6 +244,20 @@ class KVReceiver:
             if incoming.over is None and incoming.sender_id == over.sender_id:
                 self._grant(incoming, over)
         await self._serve_link(over, welcome.link)
+
+    async def _open_window(self, channel: Channel) -> OpenWindow:
+        """Off this thread, since it may take seconds."""
+        try:
+            window = await asyncio.to_thread(OpenWindow, self._memory, self._layout)
+        except LinkError as refusal:
+            await channel.send_message(Refused(str(refusal)))
+            raise
+        try:
+            await channel.send_message(window.message)
+        except LinkError:
+            window.close()
+            raise
+        return window
 
     async def _serve_link(self, over: SenderLink, number: int) -> None:
         reason = "broken"
@@ -253,6 +275,8 @@ class KVReceiver:
         finally:
             self._links.pop(number, None)
             over.link.close()
+            if over.window is not None:
+                over.window.close()
             for stream in over.streams:
                 stream.close()
             for incoming in list(over.transfers.values()):
@@ -260,12 +284,12 @@ class KVReceiver:
                 self._conclude(incoming, incoming.outcome or failed)
 
     async def _part(self, over: SenderLink, reason: str) -> None:
-        """Refuse a sender. Returns once it cannot write into the cache any more."""
+        """Refuse a sender. Returns once it cannot write into the cache, or can be kept from it."""
         over.link.send(Refused(reason))
-        if over.one_sided:
+        if over.one_sided and over.window is None:
             await over.link.until_lost()
-        else:
-            await over.link.flush()
+            return
+        await over.link.flush()
 
     async def _serve_stream(self, channel: Channel, link: int) -> None:
         over = self._links.get(link)
@@ -338,3 +362,10 @@ class KVReceiver:
         for incoming in list(self._transfers.values()):
             if incoming.over is None:
                 self._conclude(incoming, Failed(incoming.transfer_id, "the receiver was closed"))
+
+
+async def _poll(over: SenderLink, window: OpenWindow) -> None:
+    try:
+        await window.poll(over.transfers)
+    except LinkError as error:
+        over.link.fail(error)

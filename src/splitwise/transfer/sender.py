@@ -33,7 +33,7 @@ from splitwise.transfer.outgoing import Finish, Happening, LayerReady, Outgoing,
 from splitwise.transfer.peer import Home
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.base import Fence
-from splitwise.transfer.transports.choice import offered
+from splitwise.transfer.transports.own_end import nixl_hint, own_end
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,11 @@ class KVSender:
         """
         if not cluster_key:
             raise ValueError("cluster_key is empty: give all machines of the cluster the same one")
-        if transport is not None and transport not in offered(memory.device):
+        possible = own_end(memory.device).transports
+        if transport is not None and transport not in possible:
             raise ValueError(
                 f"transport {transport!r} cannot send a cache on {memory.device}: "
-                f"choose from {', '.join(offered(memory.device))}"
+                f"choose from {', '.join(possible)}{nixl_hint(transport)}"
             )
         if streams < 1:
             raise ValueError(f"streams is {streams}: a TCP link needs at least 1")
@@ -165,9 +166,11 @@ class KVSender:
         except TimeoutError:
             outcome = Failed(transfer.transfer_id, f"waited too long for {transfer.waits_for}")
         except LinkError as error:
-            # A put that broke off leaves the link of no use to the others.
+            # A put that broke off leaves the link of no use to the others. What of it is on its
+            # way only the link's end can stop, so that, and no Stopped, is the last word.
             if transfer.grant is not None:
                 transfer.grant.peer.fail(error)
+                transfer.settled = True
             outcome = Failed(transfer.transfer_id, str(error))
         except Exception as error:
             logger.exception("transfer %s broke", transfer.transfer_id)

@@ -1,39 +1,90 @@
 """Which transport a link takes, from what both ends can do."""
 
-from splitwise.transfer.address import ReceiverAddress, host_identity
+from dataclasses import dataclass
+
+from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.errors import LinkError
 
 SHARED_MEMORY = "shared_memory"
 CUDA_IPC = "cuda_ipc"
+NIXL = "nixl"
 TCP = "tcp"
 
-ONE_SIDED = frozenset({SHARED_MEMORY, CUDA_IPC})
-"""The sender writes into the receiver's cache by itself. Same host only, over a unix socket."""
+SAME_HOST = frozenset({SHARED_MEMORY, CUDA_IPC})
+"""The receiver hands its memory to a process beside it, over a unix socket."""
+ONE_SIDED = SAME_HOST | {NIXL}
+"""The sender writes into the receiver's cache by itself."""
 
 
-def offered(device: str) -> tuple[str, ...]:
-    """What a cache on ``device`` can take part in, best first."""
-    return (CUDA_IPC,) if device.startswith("cuda") else (SHARED_MEMORY, TCP)
+@dataclass(frozen=True)
+class OwnEnd:
+    """What this machine can do, as a ``ReceiverAddress`` says it of the other."""
+
+    device: str
+    host_identity: str
+    transports: tuple[str, ...]
+    rdma: bool
 
 
-def choose(address: ReceiverAddress, device: str, forced: str | None) -> tuple[str, str]:
-    """The transport to ``address`` from a cache on ``device``, and the reason for it.
+def offered(device: str, nixl: bool) -> tuple[str, ...]:
+    """What a cache on ``device`` can take part in, best first; ``nixl`` where it is installed."""
+    between_hosts = (NIXL,) if nixl else ()
+    if device.startswith("cuda"):
+        return (CUDA_IPC, *between_hosts)
+    return (SHARED_MEMORY, *between_hosts, TCP)
+
+
+def choose(address: ReceiverAddress, own: OwnEnd, forced: str | None) -> tuple[str, str]:
+    """The transport from ``own`` to ``address``, and the reason for it.
+
+    NIXL is slower than plain streams where there is no RDMA, so it is taken for that alone, or
+    when it is ``forced``.
 
     Raises:
         LinkError: the two ends have none in common, or not the one that is ``forced``.
     """
-    same_host = address.host_identity == host_identity()
+    same_host = address.host_identity == own.host_identity
     where = "same host" if same_host else "different hosts"
-    able = [
+    what = f"{where}, caches on {own.device} and {address.device}"
+    common = [
         name
         for name in address.transports
-        if name in offered(device) and (same_host or name not in ONE_SIDED)
+        if name in own.transports and _reaches(name, address, own, same_host)
     ]
-    what = f"{where}, caches on {device} and {address.device}"
-    if forced is not None and forced not in able:
-        raise LinkError(f"transport {forced!r} cannot reach {address.machine_id}: {what}")
+    if forced is not None:
+        if forced not in common:
+            raise LinkError(f"transport {forced!r} cannot reach {address.machine_id}: {what}")
+        return forced, "named in the configuration"
+    hindrance = _no_nixl(address, own)
+    able = [name for name in common if name != NIXL or not hindrance]
+    if not same_host:
+        what += f"; not nixl: {hindrance}" if hindrance else "; RDMA at both"
     if not able:
         raise LinkError(
             f"no transport reaches {address.machine_id}: {what}; it offers {address.transports}"
         )
-    return (forced, "named in the configuration") if forced else (able[0], what)
+    return able[0], what
+
+
+def _reaches(name: str, address: ReceiverAddress, own: OwnEnd, same_host: bool) -> bool:
+    if name in SAME_HOST:
+        return same_host
+    # A chunk of a device's cache may be laid out otherwise than one in host memory.
+    return name != NIXL or _kind(address.device) == _kind(own.device)
+
+
+def _no_nixl(address: ReceiverAddress, own: OwnEnd) -> str:
+    """Why it is not to be taken; empty where it is."""
+    for here, transports, rdma in (
+        ("here", own.transports, own.rdma),
+        (f"at {address.machine_id}", address.transports, address.rdma),
+    ):
+        if NIXL not in transports:
+            return f"it is not installed {here}"
+        if not rdma:
+            return f"no RDMA device {here}"
+    return ""
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]

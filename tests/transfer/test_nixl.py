@@ -1,0 +1,237 @@
+"""What NIXL adds: windows that close on a sender in mid-write, and peers that are not to be had."""
+
+import asyncio
+import multiprocessing
+import multiprocessing.connection
+import signal
+import time
+
+import numpy as np
+import pytest
+from transfer_machines import (
+    NEEDS_NIXL,
+    WAIT_S,
+    LocalMachine,
+    RemoteMachine,
+    Settings,
+    content,
+    eventually,
+    machines,
+    warm_up,
+)
+
+from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, HostMemory, Released
+from splitwise.transfer import receiver as receiver_module
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.messages import Window
+from splitwise.transfer.transports.nixl import NixlTransport, OpenWindow
+
+pytestmark = NEEDS_NIXL
+
+LARGE = CacheLayout(layers=4, blocks=64, block_tokens=16, block_bytes=2**20)
+"""Too large a layer to pass in one poll."""
+SMALL = CacheLayout(layers=2, blocks=4, block_tokens=16, block_bytes=1024)
+MARK = 0xA5
+STRAY_S = 0.5
+"""Time in which what is still on its way would have come."""
+
+
+def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
+    """A prompt machine's process: says what became of its one put."""
+    memory = HostMemory(LARGE.total_bytes)
+    np.frombuffer(memory.buffer, np.uint8)[:] = 7
+
+    async def write() -> str:
+        transport = NixlTransport(memory, LARGE, calls.recv(), LARGE, put_s=WAIT_S)
+        every = range(LARGE.blocks)
+        try:
+            await transport.lane(0, every, every).put(0, None)
+        except LinkError as error:
+            return str(error)
+        finally:
+            transport.close()
+        return "done"
+
+    calls.send(asyncio.run(write()))
+
+
+async def close_in_mid_write(window: OpenWindow, layer: np.ndarray) -> None:  # type: ignore[type-arg]
+    """Polls to the end, as if other transfers were granted, but closes once some bytes are in."""
+    polls = asyncio.create_task(window.poll([object()]))
+    async with asyncio.timeout(WAIT_S):
+        while not layer.any():
+            await asyncio.sleep(0)
+    assert not layer.all(), "all is in: the layer must be larger"
+    window.close()
+    layer[:] = MARK
+    await asyncio.sleep(STRAY_S)
+    polls.cancel()
+
+
+def test_a_closed_window_lets_nothing_in() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=write_one_layer, args=(theirs,), daemon=True)
+    child.start()
+    memory = HostMemory(LARGE.total_bytes)
+    window = OpenWindow(memory, LARGE)
+    layer = np.frombuffer(memory.buffer, np.uint8)[: LARGE.layer_bytes]
+    ours.send(window.message)
+    asyncio.run(close_in_mid_write(window, layer))
+    assert (layer == MARK).all()
+    assert ours.poll(WAIT_S) and "DISCONNECT" in ours.recv()
+    child.join(WAIT_S)
+    assert child.exitcode == 0
+    window.close()
+
+
+def put_under_way(prompt: RemoteMachine, token: LocalMachine) -> list[bool]:
+    """Start a transfer of all blocks, and come back with it in the middle of a layer.
+
+    With the receiver's event its cache is marked, and what is returned gets an entry: whether the
+    window was closed by then.
+    """
+    blocks = list(range(LARGE.blocks))
+    token.receiver.expect("t", "prompt", blocks)
+    prompt.call("sender.begin", "t", token.address, blocks)
+    prompt.call("sender.finish", "t", b"")
+    first = content(prompt.settings)[0, :, 0]
+    eventually(lambda: bool((token.cache[0, :, 0] == first).any()))
+    (over,) = token.receiver._links.values()
+    window, closed = over.window, list[bool]()
+    assert window is not None
+
+    def on_event(event: object) -> None:
+        closed.append(window._agent is None)
+        token.cache[:] = MARK
+
+    token.first = on_event
+    return closed
+
+
+def nothing_came_since(token: LocalMachine) -> bool:
+    time.sleep(STRAY_S)
+    return bool((token.cache == MARK).all())
+
+
+def test_a_sender_stopped_in_mid_put_cannot_hold_the_blocks() -> None:
+    prompt = RemoteMachine(Settings("prompt", LARGE, 1, transport="nixl"))
+    with machines(Settings("token", LARGE, 2, deadlines=Deadlines(stop_s=0.2))) as (token,):
+        closed = put_under_way(prompt, token)
+        prompt.kill(signal.SIGSTOP)
+        token.receiver.cancel("t")
+        assert token.event() == Released("t")
+        prompt.kill(signal.SIGCONT)
+        assert isinstance(prompt.event(), Failed)
+        assert closed == [True] and nothing_came_since(token)
+        prompt.close()
+
+
+def test_a_sender_killed_in_mid_put_leaves_the_blocks_free() -> None:
+    prompt = RemoteMachine(Settings("prompt", LARGE, 1, transport="nixl"))
+    with machines(Settings("token", LARGE, 2)) as (token,):
+        closed = put_under_way(prompt, token)
+        prompt.kill()
+        event = token.event()
+        assert isinstance(event, Failed) and "link from prompt" in event.reason
+        prompt.reap()
+        assert closed == [True] and nothing_came_since(token)
+
+
+def test_a_receiver_closed_in_mid_put() -> None:
+    prompt = RemoteMachine(Settings("prompt", LARGE, 1, transport="nixl"))
+    with machines(Settings("token", LARGE, 2)) as (token,):
+        closed = put_under_way(prompt, token)
+        token.receiver.close()
+        assert isinstance(token.event(), Failed)
+        assert isinstance(prompt.event(), Failed)
+        assert closed == [True] and nothing_came_since(token)
+        prompt.close()
+
+
+def test_a_receiver_that_takes_nothing_fails_the_transfer_at_both_ends() -> None:
+    token = RemoteMachine(Settings("token", LARGE, 2))
+    settings = Settings("prompt", LARGE, 1, transport="nixl", deadlines=Deadlines(write_s=0.5))
+    with machines(settings) as (prompt,):
+        token.call("receiver.expect", "t", "prompt", [1])
+        prompt.sender.begin("t", token.address, [1])
+        prompt.sender.layer_ready(["t"], 0)
+        eventually(lambda: prompt.sender._transfers["t"].puts > 0)
+        token.kill(signal.SIGSTOP)
+        prompt.sender.finish("t", b"")
+        event = prompt.event()
+        assert isinstance(event, Failed) and "taken no data for 0.5 s" in event.reason
+        token.kill(signal.SIGCONT)
+        failed = token.event()
+        assert isinstance(failed, Failed) and "link from prompt" in failed.reason
+        token.close()
+
+
+def test_nobody_polls_once_nothing_is_granted() -> None:
+    with machines(Settings("prompt", SMALL, 1, transport="nixl"), Settings("token", SMALL, 2)) as (
+        prompt,
+        token,
+    ):
+        token.receiver.expect("t", "prompt", [1])
+        prompt.sender.begin("t", token.address, [1])
+        prompt.sender.finish("t", b"")
+        assert isinstance(token.event(), Arrived)
+        (over,) = token.receiver._links.values()
+        window = over.window
+        assert window is not None
+        eventually(lambda: not window._polling)
+
+
+def test_no_window_is_opened_for_one_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(receiver_module, "OpenWindow", lambda *args: opened.append(args))
+    with machines(
+        Settings("prompt", SMALL, 1, key="other", transport="nixl"), Settings("token", SMALL, 2)
+    ) as (prompt, token):
+        prompt.sender.begin("t", token.address, [1])
+        event = prompt.event()
+        assert isinstance(event, Failed) and "cluster key differs" in event.reason
+    assert not opened
+
+
+def test_a_window_that_does_not_open_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> OpenWindow:
+        raise LinkError("NIXL cannot register the cache: no")
+
+    monkeypatch.setattr(receiver_module, "OpenWindow", broken)
+    with machines(Settings("prompt", SMALL, 1, transport="nixl"), Settings("token", SMALL, 2)) as (
+        prompt,
+        token,
+    ):
+        prompt.sender.begin("t", token.address, [1])
+        event = prompt.event()
+        assert isinstance(event, Failed)
+        assert event.reason == "link to token: refused: NIXL cannot register the cache: no"
+
+
+def test_metadata_that_is_none_costs_the_link_alone() -> None:
+    warm_up("nixl")
+    with HostMemory(SMALL.total_bytes) as memory:
+        for metadata in (b"", b"garbage" * 40):
+            with pytest.raises(LinkError, match="cannot reach the receiver's agent"):
+                NixlTransport(memory, SMALL, Window(metadata, 0, 0), SMALL, put_s=1)
+
+
+def test_an_address_outside_the_window_is_not_written() -> None:
+    with HostMemory(SMALL.total_bytes) as source, HostMemory(SMALL.total_bytes) as target:
+        window = OpenWindow(target, SMALL)
+        told = window.message
+        beside = Window(told.metadata, told.base + SMALL.total_bytes, told.device_index)
+
+        async def put() -> None:
+            transport = NixlTransport(source, SMALL, beside, SMALL, put_s=1)
+            try:
+                with pytest.raises(LinkError, match="NIXL"):
+                    await transport.lane(0, [0], [0]).put(0, None)
+            finally:
+                transport.close()
+
+        asyncio.run(put())
+        window.close()
