@@ -121,9 +121,7 @@ async def test_full_token_memory_holds_prompts_and_stalls_nothing(cluster: str) 
     few = ["--engine=null", "--kv-cache-gib=0.001", "--null-iteration-s=0.001"]
     with crowd(*few, *CLUSTERS[cluster]) as clients:
         async with clients.http:
-            sending = clients.send("all", 240, output_tokens=1005)
-            await clients.wait_for_figure("num_requests_queued", 1)
-            await asyncio.wait_for(sending, 240)
+            await asyncio.wait_for(clients.send("all", 240, output_tokens=1005), 240)
             assert clients.count("all") == 240
             assert await clients.figure("num_preemptions_total") > 0
             await clients.wait_until_idle()
