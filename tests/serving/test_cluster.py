@@ -155,6 +155,9 @@ async def test_a_machine_that_wants_to_leave_is_drained() -> None:
     assert isinstance(f.links[1].last(), RunPrompt) and f.links[0].last() != Shutdown()
     f.output(0, live.task, 10, STOP, finish=True)
     assert f.links[0].last() == Shutdown()
+    assert f.cluster.pools.is_draining("m0") and not f.cluster.pools.is_out_of_service("m0")
+    f.cluster.pools.drain("m0")
+    assert f.cluster.pools.is_out_of_service("m0")
 
 
 async def test_a_retry_of_an_old_request_waits_anew_for_a_machine() -> None:

@@ -328,7 +328,7 @@ class Cluster:
                 if live is not None:
                     self._retry(live, "preempted", is_failure=False)
             case Leave():
-                self.pools.drain(self.roster.names[index])
+                self.pools.leave(index)
             case Register():
                 raise ValueError("a machine registers once a connection")
         self._dispatch()

@@ -221,7 +221,7 @@ class Gateway:
         async with asyncio.TaskGroup() as restarts:
             while True:
                 machine_id, how = await self._launcher.wait_for_exit()
-                if self.cluster.pools.is_draining(machine_id):
+                if self.cluster.pools.is_out_of_service(machine_id):
                     log.info("worker %s was drained and has ended (%s)", machine_id, how)
                     continue
                 delay_s = delays.setdefault(machine_id, RestartDelay()).next_s(time.monotonic())

@@ -5,8 +5,8 @@ The life of a machine that is drained:
 1. ``drain``: nothing new is placed on it; what it runs goes on.
 2. The last charge is taken back (``ledger`` calls ``look``): the machine is told to end
    (``Shutdown``).
-3. Its connection ends: ``left``. ``is_draining`` goes on saying so, which keeps the launcher from
-   starting it again. A machine that joins under its id later is not draining.
+3. Its connection ends: ``left``. ``is_draining`` goes on saying so, and ``is_out_of_service`` keeps
+   the launcher from starting it again. A machine that joins under its id later is not draining.
 """
 
 import logging
@@ -65,6 +65,8 @@ class Pools:
         """Where each connected machine was seen last."""
         self._ending: set[int] = set()
         """Those that were told to end."""
+        self._leaving: set[int] = set()
+        """Those that want to end themselves."""
 
     # What operators do.
 
@@ -92,6 +94,7 @@ class Pools:
             UnknownMachine, PoolError: see there.
         """
         machine = self._connected(name)
+        self._leaving.discard(machine)
         if machine in self._ending and not draining:
             raise PoolError(f"machine {name!r} has been told to end; start it again")
         log.info("machine %s: %s", name, "draining" if draining else "draining no more")
@@ -101,6 +104,15 @@ class Pools:
         return self._view(machine)
 
     # What others ask and tell.
+
+    def leave(self, machine: int) -> None:
+        """A machine wants to end: drain it. Unlike one that an operator drains it may come back."""
+        self.drain(self._roster.names[machine])
+        self._leaving.add(machine)
+
+    def is_out_of_service(self, name: str) -> bool:
+        """Whether an operator has drained the machine, so that nobody is to start it again."""
+        return self.is_draining(name) and self._roster.index(name) not in self._leaving
 
     def home(self, name: str) -> Pool:
         """The home pool of a machine that has joined."""
@@ -114,6 +126,7 @@ class Pools:
     def joined(self, machine: int) -> None:
         """A machine is connected."""
         self._ending.discard(machine)
+        self._leaving.discard(machine)
         self._seen[machine] = self._pool(machine)
         self._metrics.pool(self._roster.names[machine], self._seen[machine].label)
 
