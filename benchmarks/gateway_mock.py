@@ -54,7 +54,7 @@ BODY = {"prompt": "word " * 16, "max_tokens": 2, "temperature": 0}
 STREAM_TOKENS = 128
 TICK_S = 0.02
 _WORD = Sample(300)
-_STATS = TransferStats("none", 1, 0, 0.0, 1)
+_STATS = TransferStats("tcp", 1, 0, 0.0, 1)
 
 
 def _serve_gateway(pipe: Any) -> None:
@@ -75,7 +75,7 @@ def _serve_gateway(pipe: Any) -> None:
         pipe.send(listener.getsockname()[1])
         asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
         await serve_http(app, listener, limits, stop)
-        await server.close()
+        await server.close(())
 
     uvloop.run(main())
     codec.close()

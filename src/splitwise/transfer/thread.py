@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import uvloop
+
 logger = logging.getLogger(__name__)
 
 
@@ -13,7 +15,7 @@ class LoopThread:
     """Runs an asyncio loop on its own thread, blocked while there is nothing to do."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         # Daemon, so that a process that forgets close() still ends.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
