@@ -134,8 +134,8 @@ class MockMachine:
 
 def _serve_machines(port: int, info: ModelInfo) -> None:
     async def one(pool: Pool) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await MockMachine(pool, Wire(reader, writer, ToWorker)).run(info)
+        wire: Wire[ToWorker] = await Wire.dial("127.0.0.1", port, ToWorker)
+        await MockMachine(pool, wire).run(info)
 
     async def main() -> None:
         await asyncio.gather(one(Pool.PROMPT), one(Pool.TOKEN))

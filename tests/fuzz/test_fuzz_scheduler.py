@@ -87,6 +87,12 @@ class GoodWorker:
             await asyncio.sleep(0.001)
 
 
+async def heard(reader: asyncio.StreamReader) -> ToWorker:
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    message: ToWorker = msgspec.msgpack.decode(await reader.readexactly(length), type=ToWorker)
+    return message
+
+
 class Scene:
     """A scheduler with a good worker, and ways to attack it."""
 
@@ -100,14 +106,15 @@ class Scene:
 
     async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
         reader, writer = await asyncio.open_connection(*self.address)
-        challenge = await Wire[ToWorker](reader, writer, ToWorker).receive()
+        challenge = await heard(reader)
         assert isinstance(challenge, Challenge)
         return reader, writer, challenge.nonce
 
     async def join(self, name: str, blocks: int) -> Wire[ToWorker]:
-        reader, writer, nonce = await self.dial()
-        wire: Wire[ToWorker] = Wire(reader, writer, ToWorker)
-        wire.send(self.register(name, nonce, blocks))
+        wire: Wire[ToWorker] = await Wire.dial(*self.address, ToWorker)
+        challenge = await wire.receive()
+        assert isinstance(challenge, Challenge)
+        wire.send(self.register(name, challenge.nonce, blocks))
         assert isinstance(await wire.receive(), Welcome)
         return wire
 
@@ -137,8 +144,9 @@ class Scene:
 
     async def misbehave(self, most: int) -> None:
         """Register well, then say up to ``most`` things that are wrong, until hung up on."""
-        wire = await self.join("bad", blocks=1)
-        reader, writer = wire._reader, wire._writer
+        reader, writer, nonce = await self.dial()
+        writer.write(frame(msgspec.msgpack.encode(self.register("bad", nonce))))
+        assert isinstance(await heard(reader), Welcome)
         for _ in range(most):
             if reader.at_eof() or writer.is_closing():
                 break
@@ -264,7 +272,7 @@ async def test_a_worker_that_breaks_the_protocol_is_dropped_alone(
     asking = asyncio.create_task(scene.ask())
     while not scene.cluster._live:
         await asyncio.sleep(0)
-    bad._writer.write(frame(msgspec.msgpack.encode(said)))
+    bad.send(said)
     with pytest.raises(EOFError):
         await asyncio.wait_for(bad.receive(), 10)
     await asking

@@ -35,7 +35,7 @@ class Dialler:
 
     async def join(self, name: str, key: str = KEY, **changes: object) -> ToWorker:
         """Register machine ``name``; what the scheduler says to that."""
-        wire: Wire[ToWorker] = Wire(*await asyncio.open_connection(*self.address), ToWorker)
+        wire: Wire[ToWorker] = await Wire.dial(*self.address, ToWorker)
         self.wires.append(wire)
         challenge = await wire.receive()
         assert isinstance(challenge, Challenge)

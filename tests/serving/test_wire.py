@@ -9,13 +9,10 @@ from splitwise.serving.wire import Wire, WireError
 
 
 async def connected() -> tuple[Wire[ToWorker], Wire[ToWorker], asyncio.Server]:
-    accepted: asyncio.Future[Wire[ToWorker]] = asyncio.get_running_loop().create_future()
-
-    def on_connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.set_result(Wire(reader, writer, ToWorker))
-
-    server = await asyncio.start_server(on_connect, "127.0.0.1", 0)
-    near = Wire(*await asyncio.open_connection(*server.sockets[0].getsockname()), ToWorker)
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[Wire[ToWorker]] = loop.create_future()
+    server = await loop.create_server(lambda: Wire(ToWorker, accepted.set_result), "127.0.0.1", 0)
+    near: Wire[ToWorker] = await Wire.dial(*server.sockets[0].getsockname(), ToWorker)
     return near, await accepted, server
 
 
@@ -46,10 +43,10 @@ async def test_what_was_sent_before_a_close_arrives_and_what_is_sent_after_it_do
 
 async def test_what_is_no_message_is_refused() -> None:
     near, far, server = await connected()
-    near._writer.write(b"\x00\x00\x00\x02{}")
+    near._transport.write(b"\x00\x00\x00\x02{}")
     with pytest.raises(WireError, match="malformed"):
         await far.receive()
-    near._writer.write(b"\xff\xff\xff\xff")
+    near._transport.write(b"\xff\xff\xff\xff")
     with pytest.raises(WireError, match="bytes"):
         await far.receive()
     await asyncio.gather(near.close(), far.close())

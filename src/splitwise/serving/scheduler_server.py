@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 HANDSHAKE_LIMIT_S: Final = 10.0
 SILENCE_LIMIT_S: Final = 5.0
 """A machine reports every second."""
+CHECK_PERIOD_S: Final = 1.0
 
 
 class WorkerLink:
@@ -64,7 +65,10 @@ class SchedulerServer:
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address that workers dial."""
-        self._server = await asyncio.start_server(self._on_connect, host, port)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Wire(ToScheduler, self._on_connect), host, port
+        )
         self._tasks.add(asyncio.create_task(self._watch_clock()))
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
@@ -87,17 +91,23 @@ class SchedulerServer:
 
     async def _watch_clock(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(CHECK_PERIOD_S)
             self._cluster.fail_overdue(time.monotonic())
+            self._give_up_silent()
 
-    def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: one that asyncio makes of a coroutine here logs its cancelling.
-        self._tasks.add(asyncio.create_task(self._converse(reader, writer)))
+    def _give_up_silent(self) -> None:
+        silent_since_s = asyncio.get_running_loop().time() - SILENCE_LIMIT_S
+        for link in self._links:
+            if link.wire.heard_s < silent_since_s:
+                link.wire.fail(WireError(f"silent for {SILENCE_LIMIT_S:g} s"))
+                self._on_silent(link.register.machine_id)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _on_connect(self, wire: Wire[ToScheduler]) -> None:
+        self._tasks.add(asyncio.create_task(self._converse(wire)))
+
+    async def _converse(self, wire: Wire[ToScheduler]) -> None:
         task = asyncio.current_task()
         assert task is not None
-        wire: Wire[ToScheduler] = Wire(reader, writer, ToScheduler)
         try:
             link = await asyncio.wait_for(self._handshake(wire), HANDSHAKE_LIMIT_S)
             if link is not None:
@@ -146,19 +156,12 @@ class SchedulerServer:
         )
         reason = "connection closed"
         try:
-            clock = asyncio.get_running_loop().time
-            async with asyncio.timeout(SILENCE_LIMIT_S) as silence:
-                while True:
-                    message = await link.wire.receive()
-                    silence.reschedule(clock() + SILENCE_LIMIT_S)
-                    self._cluster.receive(index, message)
-        except TimeoutError:
-            reason = f"silent for {SILENCE_LIMIT_S:g} s"
-            self._on_silent(name)
-        except (OSError, EOFError):
-            pass
+            while True:
+                self._cluster.receive(index, await link.wire.receive())
         except (WireError, ValueError) as error:
             reason = str(error)
+        except (OSError, EOFError):
+            pass
         finally:
             del self._links[link]
             if self._cluster.pools.is_draining(name):

@@ -171,16 +171,15 @@ class Session:
         host, port = self._options.join_host, self._options.join_port
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                reader, writer = await asyncio.open_connection(host, port)
+                wire: Wire[ToWorker] = await Wire.dial(host, port, ToWorker)
         except (OSError, TimeoutError) as error:
             raise WorkerError(
                 f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
                 "start the gateway first and name its worker port"
             ) from error
         # A status goes out every second: where none is acknowledged, the way or the host is gone.
-        control = writer.get_extra_info("socket")
-        control.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
-        return Wire(reader, writer, ToWorker)
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
+        return wire
 
     async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
         options = self._options

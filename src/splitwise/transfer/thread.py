@@ -31,7 +31,7 @@ class LoopThread:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run ``work`` as a task; an exception it lets out is logged. On the thread only."""
-        task = self._loop.create_task(work, name=name)
+        task: asyncio.Task[None] = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
