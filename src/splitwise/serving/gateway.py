@@ -30,6 +30,7 @@ from splitwise.scheduling.pools import Pool
 from splitwise.serving.admin import Admin
 from splitwise.serving.api_keys import ApiKeyError, ApiKeys
 from splitwise.serving.cluster import Cluster, ClusterLimits
+from splitwise.serving.collector import spare_collector
 from splitwise.serving.http import HttpLimits
 from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.launcher import (
@@ -206,6 +207,7 @@ class Gateway:
             # Without files to read again SIGHUP ends the process, as a closed terminal means it to.
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, access.reload)
         supervision = asyncio.create_task(self._supervise())
+        spare_collector()
         try:
             host, port = listener.getsockname()[:2]
             announce(f"{'https' if access.tls else 'http'}://{host}:{port}")

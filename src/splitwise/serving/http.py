@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +27,11 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MAX_REQUEST_ID_CHARS: Final = 128
+DEPARTURE: Final = "splitwise.departure"
+"""The extension of the ASGI scope under which a connection's ``Departure`` is found."""
 _LINGER_S: Final = 1.0
+_PROCESS: Final = secrets.token_hex(6)
+_numbers = count()
 
 
 class HttpLimits(msgspec.Struct, frozen=True):
@@ -71,6 +76,27 @@ class Disconnected(Exception):
     """The client went away."""
 
 
+class Departure:
+    """The going away of a connection's client, and what is to be called then.
+
+    ASGI has it as a message to wait for, which takes a task of its own beside each exchange.
+    """
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self._callback: Callable[[], object] | None = None
+
+    def watch(self, callback: Callable[[], object] | None) -> None:
+        """Have this called, in place of what was to be called before; at once if it is over."""
+        self._callback = callback
+        if self.has_happened and callback is not None:
+            callback()
+
+    def happen(self) -> None:
+        self.has_happened = True
+        self.watch(self._callback)
+
+
 class Request:
     """One exchange as its client opened it."""
 
@@ -80,6 +106,9 @@ class Request:
         peer = scope.get("client")
         self.address: str = peer[0] if peer else ""
         """Of the client, or of the proxy before it."""
+        extensions = scope.get("extensions") or {}
+        self._departure: Departure = extensions.get(DEPARTURE) or Departure()
+        """Under other servers than ``http_server`` it never happens."""
         self._receive = receive
         self._content_bytes = 0
         self._more_body = True
@@ -99,8 +128,9 @@ class Request:
                 self._upgrade = True
             elif name == b"content-length":
                 self._content_bytes = int(value)  # the HTTP parser has seen that it is a number
+        self.unique_id = f"{_PROCESS}{next(_numbers):012x}"
         self.client_id = _usable_id(given)
-        self.id = self.client_id or secrets.token_hex(12)
+        self.id = self.client_id or self.unique_id
         self.arrived_s = time.perf_counter()
 
     async def body(self, limits: HttpLimits) -> bytes:
@@ -146,33 +176,21 @@ class Request:
                 while self._more_body:
                     await self._next_part()
 
-    @contextlib.asynccontextmanager
-    async def while_connected(self) -> AsyncIterator[None]:
-        """Cancel the block when the client goes away, and raise ``Disconnected`` then.
-
-        For after the body has been read: from then on all that can come is the disconnect.
-        """
+    @contextlib.contextmanager
+    def while_connected(self) -> Iterator[None]:
+        """Cancel the block when the client goes away, and raise ``Disconnected`` then."""
         task = asyncio.current_task()
         assert task is not None
-        gone = False
-
-        async def watch() -> None:
-            nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            task.cancel()
-
-        watcher = asyncio.create_task(watch())
+        departure = self._departure
+        departure.watch(task.cancel)
         try:
             yield
         except asyncio.CancelledError:
-            if gone and task.uncancel() == 0:
+            if departure.has_happened and task.uncancel() == 0:
                 raise Disconnected from None
             raise
         finally:
-            watcher.cancel()
-            await asyncio.wait([watcher])
+            departure.watch(None)
 
 
 class Reply:

@@ -23,7 +23,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from splitwise.serving.http import HttpLimits
+from splitwise.serving.http import DEPARTURE, Departure, HttpLimits
 from splitwise.serving.openai.errors import ApiError
 
 _LINGER_S: Final = 1.0
@@ -62,6 +62,7 @@ class Connection(HttpToolsProtocol):
         self._room = room
         self._over_limit = False
         self._refused = False
+        self._departure = Departure()
         self._in_head = False
         self._in_body = False
         self._head_bytes = 0
@@ -103,6 +104,7 @@ class Connection(HttpToolsProtocol):
         self._stop_awaiting_head()
         self.resume_writing()
         super().connection_lost(exc)
+        self._departure.happen()
 
     def _refuse(self, error: ApiError) -> None:
         """Answer instead of the application, and close."""
@@ -151,6 +153,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         super().on_message_begin()
+        extensions: dict[str, Any] = {DEPARTURE: self._departure}
+        self.scope["extensions"] = extensions
 
     def on_url(self, url: bytes) -> None:
         self._head_bytes += len(url)

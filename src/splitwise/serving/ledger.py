@@ -67,6 +67,9 @@ class Ledger:
         self, charge: Charge, pending_tokens: int = 0, waiting: int = 0, kv_tokens: int = 0
     ) -> None:
         """Make the charge what is given, and tell the machine's numbers by how much it changed."""
+        was = charge.pending_tokens, charge.waiting, charge.kv_tokens
+        if was == (pending_tokens, waiting, kv_tokens):
+            return
         cluster, machine = self._roster.cluster, charge.machine
         cluster.pending_tokens[machine] += pending_tokens - charge.pending_tokens
         cluster.waiting[machine] += waiting - charge.waiting

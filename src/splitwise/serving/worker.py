@@ -14,6 +14,7 @@ import sys
 from typing import Final
 
 from splitwise.engine.base import Engine
+from splitwise.serving.collector import spare_collector
 from splitwise.serving.session import SchedulerLost, Session, WorkerError, WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
     import uvloop
 
     sys.setswitchinterval(THREAD_SWITCH_S)
+    spare_collector()
     try:
         uvloop.run(_run(engine, options))
     finally:

@@ -15,7 +15,7 @@ from api_server import MODEL, Running
 from parrot import Parrot
 
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.http import HttpLimits
+from splitwise.serving.http import DEPARTURE, Departure, HttpLimits
 from splitwise.serving.http_server import listen, serve_http
 from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.validation import ModelFacts
@@ -100,15 +100,11 @@ def test_a_client_that_does_not_read_is_not_buffered_for(
 
     async def exchange() -> None:
         stalled = asyncio.Event()
-        gone = asyncio.Event()
+        departure = Departure()
         body = json.dumps({"prompt": PROMPT, "stream": True, "max_tokens": 1000}).encode()
-        messages = iter([{"type": "http.request", "body": body}])
 
         async def receive() -> dict[str, object]:
-            for message in messages:
-                return message
-            await gone.wait()
-            return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": body}
 
         async def send(message: object) -> None:
             sent.append(str(message))
@@ -116,13 +112,15 @@ def test_a_client_that_does_not_read_is_not_buffered_for(
                 stalled.set()
                 await asyncio.Event().wait()
 
-        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        scope: dict[str, object] = {"type": "http", "method": "POST", "headers": []}
+        scope["path"] = "/v1/completions"
+        scope["extensions"] = {DEPARTURE: departure}
         task = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
         await asyncio.wait_for(stalled.wait(), 10)
         for _ in range(100):  # turns of the event loop in which it could have gone on
             await asyncio.sleep(0)
         assert (len(sent), parrot.streams[0].said) == (3, 2)
-        gone.set()
+        departure.happen()
         await asyncio.wait_for(task, 10)
 
     asyncio.run(exchange())

@@ -12,7 +12,6 @@ The life of a request to ``/v1/chat/completions`` or ``/v1/completions``:
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -188,7 +187,7 @@ class App:
         fields = decode(await request.body(self._limits), decoder)
         user = fields.safety_identifier or fields.user
         origin = Origin(_unique_id(request), self._gate.client(request, user))
-        async with request.while_connected():
+        with request.while_connected():
             job = await prepare(fields, self._front, origin)
             await self._runner.run(job, reply, request.arrived_s)
 
@@ -254,4 +253,4 @@ def _unique_id(request: Request) -> str:
     """Unique on the cluster even if a client repeats its request id, and traceable to it."""
     if not request.client_id:
         return request.id
-    return f"{request.client_id}-{secrets.token_hex(4)}"
+    return f"{request.client_id}-{request.unique_id}"

@@ -8,8 +8,8 @@ Each refusal is an ``ApiError`` that names the field, its value and the remedy.
 """
 
 import math
+import random
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -88,8 +88,9 @@ def check_model(asked: str | None, served: str) -> None:
 
 def sampling_params(fields: GenerationFields, logprobs: int | None) -> SamplingParams:
     """Checked sampling settings; a seed is drawn where the client names none."""
-    seed = secrets.randbelow(SEEDS)
-    if fields.seed is not None:
+    if fields.seed is None:
+        seed = random.randrange(SEEDS)
+    else:
         seed = _within("seed", fields.seed, -SEEDS, SEEDS - 1) % SEEDS
     top_k = 0
     if fields.top_k not in (None, -1):  # vLLM's old spelling of "all tokens"
