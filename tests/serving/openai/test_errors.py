@@ -71,6 +71,7 @@ def refused(
         ("stream_options", {"include_usage": True}, "stream_options"),
         ("logit_bias", {"5": 100}, "logit_bias"),
         ("best_of", 2, "best_of"),
+        ("best_of", True, "best_of"),
         ("min_tokens", 3, "min_tokens"),
         ("guided_json", {"type": "object"}, "guided_json"),
         ("response_format", {"type": "json_object"}, "response_format"),

@@ -73,7 +73,7 @@ def refuse_unsupported(fields: UnsupportedFields) -> None:
     """Raise a 400 for the first field that asks for what is not there."""
     for name in _NAMES:
         value = getattr(fields, name)
-        if value is None or value in _HARMLESS.get(name, NOTHING):
+        if value is None or _is_one_of(value, _HARMLESS.get(name, NOTHING)):
             continue
         if name == "tools" and fields.tool_choice == "none":
             continue
@@ -83,3 +83,10 @@ def refuse_unsupported(fields: UnsupportedFields) -> None:
             name,
             "unsupported_parameter",
         )
+
+
+def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
+    """As JSON has it: true is not 1."""
+    return any(
+        value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless
+    )
