@@ -87,9 +87,8 @@ class Attack:
             stream = Channel(self._dial("tcp"), 5)
             await introduce(stream, "bad", "token", KEY, LAYOUT, "tcp", welcome.link)
         else:
-            await control.until_readable()
-            _, files, _, _ = socket.recv_fds(control.sock, 1, 1)
-            os.close(files[0])
+            (handed_over,) = await control.receive_fds()
+            os.close(handed_over)
         transfer_id = f"bad-{self.sessions}"
         self.token.receiver.expect(transfer_id, "bad", ITS_BLOCKS)
         grant = await control.receive_message(FRAME_LIMIT_BYTES)

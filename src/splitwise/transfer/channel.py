@@ -25,6 +25,8 @@ class Channel:
         self._write_s = write_s
         self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Future[None] | None = None
+        self._is_polled = False
+        """Whether the loop looks out for data; it goes on doing so from one wait to the next."""
         self._writer: asyncio.Future[None] | None = None
         self._interrupted: LinkError | None = None
         self._parting = False
@@ -38,14 +40,23 @@ class Channel:
         """
         left = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         while left:
-            try:
-                sent = self.sock.sendmsg(left[:_BUFFERS_A_CALL])
-            except BlockingIOError:
+            if sent := self.try_send(left):
+                left = _after(left, sent)
+            else:
                 await self._until_writable()
-                continue
-            except OSError as error:
-                raise LinkLost(f"connection lost: {error}") from error
-            left = _after(left, sent)
+
+    def try_send(self, buffers: Sequence[Buffer]) -> int:
+        """Hand over what the kernel takes at once; returns how many bytes.
+
+        Raises:
+            LinkLost: the peer is gone.
+        """
+        try:
+            return self.sock.sendmsg(buffers[:_BUFFERS_A_CALL])
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise LinkLost(f"connection lost: {error}") from error
 
     async def receive_into(self, view: memoryview) -> None:
         """Fill ``view``.
@@ -77,6 +88,24 @@ class Channel:
             raise LinkLost("the peer closed the connection")
         return received
 
+    async def receive_fds(self) -> list[int]:
+        """The descriptors that come with the next byte (SCM_RIGHTS); at most one.
+
+        Raises:
+            LinkLost: the peer is gone.
+        """
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self.sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                await self.until_readable()
+                continue
+            except OSError as error:
+                raise LinkLost(f"connection lost: {error}") from error
+            if not data:
+                raise LinkLost("the peer closed the connection")
+            return fds
+
     async def send_message(self, message: Message) -> None:
         await self.send([encode(message)])
 
@@ -92,13 +121,19 @@ class Channel:
         return decode(body)
 
     async def until_readable(self) -> None:
+        """Wait for data. It may be gone already when this returns: try again then."""
         self._reader = self._loop.create_future()
-        self._loop.add_reader(self.sock, _wake, self._reader)
-        try:
-            await self._reader
-        finally:
-            if self.sock.fileno() >= 0:
-                self._loop.remove_reader(self.sock)
+        if not self._is_polled:
+            self._loop.add_reader(self.sock, self._on_readable)
+            self._is_polled = True
+        await self._reader
+
+    def _on_readable(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+            return
+        self._loop.remove_reader(self.sock)  # Nobody reads for now.
+        self._is_polled = False
 
     async def _until_writable(self) -> None:
         self._writer = self._loop.create_future()

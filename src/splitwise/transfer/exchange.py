@@ -56,6 +56,8 @@ class Exchange:
 
     def settle(self, transfer: Outgoing, outcome: SenderEvent) -> None:
         """The end: unless it knows, the receiver must hear that no put will touch its blocks."""
+        if transfer.grant is not None:
+            del transfer.grant.peer.granted[transfer.grant.number]
         if transfer.settled:
             return
         reason = outcome.reason if isinstance(outcome, Failed) else "cancelled by the sender"
@@ -108,6 +110,8 @@ class Exchange:
                 raise LinkError(f"{type(message).__name__} is not for a sender")
 
     def _on_grant(self, peer: Peer, grant: Grant) -> None:
+        if grant.number in peer.granted:
+            raise LinkError(f"number {grant.number} was granted twice")
         transfer = self._transfers.get(grant.transfer_id)
         reason = self._early_ends.pop(grant.transfer_id, None)
         if reason is not None:
@@ -126,10 +130,11 @@ class Exchange:
             return
         # Set here and not by its task: a transfer that ends first must still answer the grant.
         transfer.grant = Granted(peer, grant.number, lane, time.monotonic())
+        peer.granted[grant.number] = transfer
         transfer.mailbox.put_nowait(transfer.grant)
 
     def _on_revoke(self, peer: Peer, revoke: Revoke) -> None:
-        transfer = self._granted(peer, revoke.number)
+        transfer = peer.granted.get(revoke.number)
         if transfer is not None:
             self._fail(transfer, revoke.reason)
             return
@@ -142,20 +147,13 @@ class Exchange:
         # Else it has ended here, and Done or Stopped is on its way.
 
     def _on_answer(self, peer: Peer, answer: Answer) -> None:
-        transfer = self._granted(peer, answer.number)
+        transfer = peer.granted.get(answer.number)
         if transfer is None:
             return  # it has run out of time meanwhile
         if answer.stats is None:
             self._fail(transfer, answer.error)
         else:
             transfer.mailbox.put_nowait(Answered(answer.stats))
-
-    def _granted(self, peer: Peer, number: int) -> Outgoing | None:
-        for transfer in list(self._transfers.values()):
-            grant = transfer.grant
-            if grant is not None and grant.peer is peer and grant.number == number:
-                return transfer
-        return None
 
     def _fail(self, transfer: Outgoing, reason: str, settled: bool = False) -> None:
         transfer.settled = transfer.settled or settled

@@ -6,7 +6,15 @@ import socket
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError, LinkLost
-from splitwise.transfer.messages import FRAME_LIMIT_BYTES, AnyMessage, Message
+from splitwise.transfer.messages import (
+    FRAME_LIMIT_BYTES,
+    HEADER,
+    AnyMessage,
+    Message,
+    body_bytes,
+    decode,
+    encode,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +26,9 @@ _KEEPALIVE = {
     socket.TCP_USER_TIMEOUT: 11_000,
     socket.TCP_NODELAY: 1,
 }
+
+
+_READ_BYTES = 16384
 
 
 def tune(sock: socket.socket) -> None:
@@ -34,12 +45,25 @@ class Link:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._unsent: asyncio.Queue[Message] = asyncio.Queue()
+        self._unsent: asyncio.Queue[bytes] = asyncio.Queue()
+        self._behind = 0
+        """Frames, or rests of them, that the kernel has not taken yet."""
+        self._unread = bytearray()
+        self._scratch = memoryview(bytearray(_READ_BYTES))
         self._writer = asyncio.get_running_loop().create_task(self._write(), name="kv-link-writer")
 
     def send(self, message: Message) -> None:
-        """Queue a frame. Where the peer takes none for too long, ``receive`` raises LinkError."""
-        self._unsent.put_nowait(message)
+        """Send a frame. Where the peer takes none for too long, ``receive`` raises LinkError."""
+        frame = encode(message)
+        if self._behind == 0:
+            try:
+                frame = frame[self._channel.try_send([frame]) :]
+            except LinkError as error:
+                self._channel.interrupt(error)
+                return
+        if frame:
+            self._behind += 1
+            self._unsent.put_nowait(frame)
 
     async def receive(self) -> AnyMessage:
         """The peer's next frame.
@@ -48,7 +72,21 @@ class Link:
             LinkLost: the peer has closed the link.
             LinkError: the link cannot go on.
         """
-        return await self._channel.receive_message(FRAME_LIMIT_BYTES)
+        length = HEADER.size
+        await self._until_read(length)
+        length += body_bytes(self._unread[:length], FRAME_LIMIT_BYTES)
+        await self._until_read(length)
+        body = self._unread[HEADER.size : length]
+        del self._unread[:length]
+        return decode(body)
+
+    async def _until_read(self, length: int) -> None:
+        while len(self._unread) < length:
+            received = self._channel.try_receive(self._scratch)
+            if received:
+                self._unread += self._scratch[:received]
+            else:
+                await self._channel.until_readable()
 
     async def flush(self) -> None:
         """Wait until the kernel has all frames, or will never have them."""
@@ -81,7 +119,8 @@ class Link:
     async def _write(self) -> None:
         try:
             while True:
-                await self._channel.send_message(await self._unsent.get())
+                await self._channel.send([await self._unsent.get()])
+                self._behind -= 1
                 self._unsent.task_done()
         except LinkError as error:
             self._channel.interrupt(error)

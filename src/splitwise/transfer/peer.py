@@ -25,6 +25,7 @@ from splitwise.transfer.messages import (
     Welcome,
     Window,
 )
+from splitwise.transfer.outgoing import Outgoing
 from splitwise.transfer.transports.base import Lane, Transport
 from splitwise.transfer.transports.choice import (
     CUDA_IPC,
@@ -61,6 +62,8 @@ class Peer:
 
     def __init__(self, home: Home, address: ReceiverAddress) -> None:
         self.address = address
+        self.granted: dict[int, Outgoing] = {}
+        """The transfers that it has granted, by their numbers there, until they end."""
         self._home = home
         self._link: Link | None = None
         self._transport: Transport | None = None

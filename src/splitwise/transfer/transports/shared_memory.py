@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from splitwise.transfer.channel import Channel
-from splitwise.transfer.errors import LinkError, LinkLost
+from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import HostMemory
 from splitwise.transfer.runs import merge_runs
@@ -32,12 +32,8 @@ async def take_over(channel: Channel, nbytes: int) -> HostMemory:
     Raises:
         LinkError: none came, or it is not ``nbytes`` long.
     """
-    await channel.until_readable()
-    try:
-        data, fds, _, _ = socket.recv_fds(channel.sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    except OSError as error:
-        raise LinkLost(f"connection lost: {error}") from error
-    if not data or len(fds) != 1:
+    fds = await channel.receive_fds()
+    if len(fds) != 1:
         raise LinkError("the receiver handed over no memory")
     try:
         return HostMemory(nbytes, fds[0])
