@@ -24,6 +24,7 @@ from splitwise.engine.sampling import Sample
 from splitwise.observe.metrics import Metrics
 from splitwise.scheduling.pools import Pool
 from splitwise.serving.cluster import Cluster, ClusterLimits
+from splitwise.serving.collector import spare_collector
 from splitwise.serving.generation import FinishReason
 from splitwise.serving.http import HttpLimits
 from splitwise.serving.http_server import listen, serve_http
@@ -53,6 +54,7 @@ PATH = "/v1/completions"
 BODY = {"prompt": "word " * 16, "max_tokens": 2, "temperature": 0}
 STREAM_TOKENS = 128
 TICK_S = 0.02
+POOLS = ("PROMPT", "TOKEN")
 _WORD = Sample(300)
 _STATS = TransferStats("tcp", 1, 0, 0.0, 1)
 
@@ -72,10 +74,11 @@ def _serve_gateway(pipe: Any) -> None:
         pipe.send((worker_port, info))
         await cluster.roster.wait_for(2)
         app = create_app(cluster, codec, model, metrics, limits, lambda: None)
+        spare_collector()
         pipe.send(listener.getsockname()[1])
         asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
         await serve_http(app, listener, limits, stop)
-        await server.close(())
+        await server.close(POOLS)
 
     uvloop.run(main())
     codec.close()
@@ -138,7 +141,7 @@ def _serve_machines(port: int, info: ModelInfo) -> None:
         await MockMachine(pool, wire).run(info)
 
     async def main() -> None:
-        await asyncio.gather(one(Pool.PROMPT), one(Pool.TOKEN))
+        await asyncio.gather(*(one(Pool[name]) for name in POOLS))
 
     uvloop.run(main())
 
