@@ -12,12 +12,10 @@
 
 import asyncio
 import logging
-import math
 import secrets
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -44,16 +42,13 @@ from splitwise.serving.openai.app import create_app
 from splitwise.serving.openai.gate import Gate
 from splitwise.serving.openai.validation import ModelFacts
 from splitwise.serving.scheduler_server import SchedulerServer
+from splitwise.serving.supervision import Supervisor
 from splitwise.serving.text import TextCodec
 from splitwise.serving.tls import TlsError
 
 log = logging.getLogger(__name__)
 
 START_LIMIT_S: Final = 600.0
-RESTART_DELAY_S: Final = 1.0
-LONGEST_RESTART_DELAY_S: Final = 60.0
-STABLE_S: Final = 60.0
-"""A worker that has run for so long is started again without delay."""
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 WILDCARDS: Final = ("", "0.0.0.0", "::")
 
@@ -206,7 +201,8 @@ class Gateway:
         if access.reload is not None:
             # Without files to read again SIGHUP ends the process, as a closed terminal means it to.
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, access.reload)
-        supervision = asyncio.create_task(self._supervise())
+        supervisor = Supervisor(self._launcher, self._specs, self.cluster.pools.is_out_of_service)
+        supervision = asyncio.create_task(supervisor.run())
         spare_collector()
         try:
             host, port = listener.getsockname()[:2]
@@ -216,42 +212,6 @@ class Gateway:
         finally:
             await _end_tasks([supervision])
             text.close()
-
-    async def _supervise(self) -> None:
-        """Start workers that ended again, unless they were drained."""
-        delays: dict[str, RestartDelay] = {}
-        async with asyncio.TaskGroup() as restarts:
-            while True:
-                machine_id, how = await self._launcher.wait_for_exit()
-                if self.cluster.pools.is_out_of_service(machine_id):
-                    log.info("worker %s was drained and has ended (%s)", machine_id, how)
-                    continue
-                delay_s = delays.setdefault(machine_id, RestartDelay()).next_s(time.monotonic())
-                log.error(
-                    "worker %s ended (%s); it is started again in %g s", machine_id, how, delay_s
-                )
-                restarts.create_task(self._start_again(machine_id, delay_s))
-
-    async def _start_again(self, machine_id: str, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
-        await self._launcher.start([self._specs[machine_id]])
-
-
-class RestartDelay:
-    """How long a worker that ended has to wait: the longer, the more often it ends in a row."""
-
-    def __init__(self) -> None:
-        self._delay_s = 0.0
-        self._ended_s = -math.inf
-
-    def next_s(self, now_s: float) -> float:
-        """Its delay, now that it has ended."""
-        if now_s - self._ended_s > STABLE_S + self._delay_s:
-            self._delay_s = 0.0
-        delay_s = self._delay_s
-        self._ended_s = now_s
-        self._delay_s = min(max(2 * delay_s, RESTART_DELAY_S), LONGEST_RESTART_DELAY_S)
-        return delay_s
 
 
 def _cluster_key(options: ServeOptions) -> str:
