@@ -30,6 +30,7 @@ chaos: $(VENV)/.installed
 check-ray: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	$(BIN)/pytest tests/serving/test_ray_launcher.py tests/planning/test_workers.py
+	$(BIN)/python benchmarks/chaos.py --launcher ray
 
 # The same for NIXL, over loopback: of RDMA it says nothing.
 check-nixl: $(VENV)/.installed

@@ -3,11 +3,13 @@
 Every answer must be what it is without harm, whole and with no token twice, and in the end every
 block of every cache must be free. Exit code 1 where that does not hold.
 
-    python benchmarks/chaos.py [--only null real] [--requests N] [--every-s S]
+    python benchmarks/chaos.py [--only null real] [--requests N] [--every-s S] [--launcher ray]
 
 ``null``: 16 workers without a model, whose every token is known beforehand. ``real``: 4 workers of
 the default model; what they say undisturbed is taken from one machine first. Requests have seeds
-or are greedy, and some are too long for one piece. Workers log to a file that is named.
+or are greedy, and some are too long for one piece. Workers log to a file that is named. With
+``--launcher ray`` a Ray cluster of this host starts the workers; they are killed, with or without
+their actors, or frozen.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos_cluster import ChaosCluster, chaos_cluster
+from chaos_ray import RayChaosCluster, ray_chaos_cluster
 from common import environment, percentile, read_result, write_result
 from front_client import Connection, Exchange, post
 from splitwise.cli.progress import progress_bar
@@ -38,6 +41,7 @@ from splitwise.serving.local import running_server
 
 PATH = "/v1/completions"
 IDLE_LIMIT_S = 120.0
+AnyCluster = ChaosCluster | RayChaosCluster
 _TOKENS = re.compile(rb'"token_ids":\[([\d,]*)\]')
 _GAUGES = re.compile(r"^splitwise:(?:num_requests|kv_cache)\w*\{(.+)\} (\S+)$", re.MULTILINE)
 
@@ -138,7 +142,7 @@ class Outcome:
 
 
 async def load(
-    cluster: ChaosCluster, case: Case, bodies: list[dict[str, Any]], expected: list[list[int]]
+    cluster: AnyCluster, case: Case, bodies: list[dict[str, Any]], expected: list[list[int]]
 ) -> Outcome:
     """``case.requests`` streams, ``case.clients`` at a time, each checked."""
     requests = [post(PATH, body) for body in bodies]
@@ -177,7 +181,7 @@ def judge(exchange: Exchange, expected: list[int], outcome: Outcome) -> None:
         outcome.wrong += 1
 
 
-async def wait_until_idle(cluster: ChaosCluster) -> dict[str, float]:
+async def wait_until_idle(cluster: AnyCluster) -> dict[str, float]:
     """The gauges that are not 0 when all workers report again, or when the time is over."""
     deadline_s = time.monotonic() + IDLE_LIMIT_S
     async with httpx.AsyncClient(timeout=30) as client:
@@ -193,11 +197,14 @@ async def wait_until_idle(cluster: ChaosCluster) -> dict[str, float]:
             await asyncio.sleep(1.0)
 
 
-async def run_case(name: str, case: Case, every_s: float, log: IO[bytes]) -> dict[str, Any]:
+async def run_case(
+    name: str, case: Case, on_ray: bool, every_s: float, log: IO[bytes]
+) -> dict[str, Any]:
     bodies = bodies_of(case)
     expected = expected_of(name, case, bodies)
+    new_cluster = ray_chaos_cluster if on_ray else chaos_cluster
     arguments = case.serve_arguments
-    async with chaos_cluster(case.pools, case.arguments, arguments, log) as cluster:
+    async with new_cluster(case.pools, case.arguments, arguments, log) as cluster:
         chaos = asyncio.create_task(cluster.harm_for_ever(every_s, case.longest_harm_s))
         outcome = await load(cluster, case, bodies, expected)
         chaos.cancel()
@@ -237,26 +244,29 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--requests", type=int, help="instead of the case's own number")
     parser.add_argument("--every-s", type=float, default=2.0, help="between two harms")
+    parser.add_argument("--launcher", choices=("local", "ray"), default="local")
     parser.add_argument("--json", action="store_true", help="print figures, keep no record")
     options = parser.parse_args()
     record: dict[str, Any] = {}
+    on_ray = options.launcher == "ray"
     for name in options.only:
-        case = CASES[name]
+        case, title = CASES[name], f"{name} on Ray" if on_ray else name
         if options.requests:
             case = Case(**{**vars(case), "requests": options.requests})
         with tempfile.NamedTemporaryFile(
             prefix=f"chaos-{name}-", suffix=".log", delete=False
         ) as log:
             print(f"{name}: logging to {log.name}", file=sys.stderr)
-            record[name] = asyncio.run(run_case(name, case, options.every_s, log))
+            run = run_case(name, case, on_ray, options.every_s, log)
+            record[title] = asyncio.run(run)
         if not options.json:
-            show(name, record[name])
-        record[name]["environment"] = environment()
+            show(title, record[title])
+        record[title]["environment"] = environment()
     if options.json:
         print(json.dumps(record))
     else:
         write_result("chaos", read_result("chaos") | record)
-    if not all(is_clean(record[name]) for name in options.only):
+    if not all(map(is_clean, record.values())):
         sys.exit(1)
 
 

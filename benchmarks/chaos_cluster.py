@@ -81,7 +81,6 @@ class ChaosWorker:
 @dataclass
 class ChaosCluster:
     port: int
-    gateway: asyncio.subprocess.Process
     workers: list[ChaosWorker]
     random: random.Random
     harms: "Counter[str]" = field(default_factory=Counter)
@@ -144,30 +143,48 @@ async def chaos_cluster(
     ``log``."""
     names = [(role, f"{role}-{i}") for role, count in pools.items() for i in range(count)]
     port, join_port = free_port(), free_port()
-    gateway = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "serve", f"--port={port}", f"--scheduler-port={join_port}"),
-        *(f"--external-workers={len(names)}", *arguments, *serve_arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=log,
-        env=os.environ | ENVIRONMENT,
-    )
+    ports = [f"--port={port}", f"--scheduler-port={join_port}"]
+    serve = [*ports, f"--external-workers={len(names)}", *arguments, *serve_arguments]
     workers: list[ChaosWorker] = []
     try:
         for role, name in names:
             worker = await _new_worker(role, name, join_port, arguments, log)
             worker.keeper = asyncio.create_task(worker.keep_running())
             workers.append(worker)
+        async with gateway_process(serve, log):
+            yield ChaosCluster(port, workers, random.Random(7))
+    finally:
+        await asyncio.gather(*(worker.stop() for worker in workers))
+
+
+@asynccontextmanager
+async def gateway_process(arguments: list[str], log: IO[bytes]) -> AsyncIterator[None]:
+    """``splitwise serve``, from when it is ready."""
+    gateway = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "serve", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=log,
+        env=os.environ | ENVIRONMENT,
+    )
+    try:
         assert gateway.stdout is not None
         async with asyncio.timeout(START_LIMIT_S):
-            said = await gateway.stdout.readline()
-        assert said.startswith(b"ready: "), f"the gateway did not start; see {log.name}"
-        yield ChaosCluster(port, gateway, workers, random.Random(7))
+            while not (said := await gateway.stdout.readline()).startswith(b"ready: "):
+                assert said, f"the gateway did not start; see {log.name}"
+        drain = asyncio.create_task(_drain(gateway.stdout, log))
+        yield
     finally:
         if gateway.returncode is None:
             gateway.terminate()
         await gateway.wait()
-        await asyncio.gather(*(worker.stop() for worker in workers))
+    await drain
+
+
+async def _drain(stdout: asyncio.StreamReader, log: IO[bytes]) -> None:
+    """Ray says a lot there."""
+    async for line in stdout:
+        log.write(line)
 
 
 async def _new_worker(
