@@ -6,20 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 import httpx
 import pytest
+from command_process import COMMAND, CommandProcess
 
 from splitwise.serving.local import ServerError, running_server
 
 KEY = "the cluster's key"
-SPLITWISE = [sys.executable, "-m", "splitwise.cli.main"]
 ADDRESS = {"gateway": "10.83.0.1", "prompt": "10.83.0.2", "token": "10.83.0.3"}
 JOIN_PORT, HTTP_PORT = 7100, 8100
 CHAT = {
@@ -27,7 +25,6 @@ CHAT = {
     "max_tokens": 24,
     "temperature": 0,
 }
-END_S = 30
 
 
 def ip(*arguments: str) -> None:
@@ -116,51 +113,9 @@ def weather() -> Iterator[Weather]:
                 switch.kill()
 
 
-class Process:
-    """A ``splitwise`` command in a namespace, and what it says."""
-
-    def __init__(self, namespace: str, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            ["ip", "netns", "exec", namespace, *SPLITWISE, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"SPLITWISE_CLUSTER_KEY": KEY, "PYTHONUNBUFFERED": "1"},
-        )
-        assert self._process.stdout is not None
-        self._lines: list[str] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,))
-        self._reader.start()
-
-    def _read(self, output: IO[str]) -> None:
-        for line in output:
-            sys.stderr.write(line)
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
-        output.close()
-
-    @property
-    def log(self) -> str:
-        return "".join(self._lines)
-
-    def wait_for(self, words: str, times: int = 1) -> None:
-        with self._news:
-            assert self._news.wait_for(lambda: self.log.count(words) >= times, 90), self.log
-
-    def end(self) -> int:
-        """As by Ctrl-C; returns how it ended."""
-        self._process.terminate()
-        return self.wait()
-
-    def wait(self) -> int:
-        try:
-            return self._process.wait(END_S)
-        finally:
-            self._process.kill()
-            self._reader.join()
+def process_in(namespace: str, *arguments: str) -> CommandProcess:
+    before = ("ip", "netns", "exec", namespace)
+    return CommandProcess(*arguments, cluster_key=KEY, before=before)
 
 
 ASK = """
@@ -191,7 +146,7 @@ def test_three_hosts_answer_as_one_machine_does(namespaces: dict[str, str]) -> N
         expected = answer["choices"][0]["message"]["content"]
     assert len(expected) > 40
     with ExitStack() as ends:
-        gateway = Process(
+        gateway = process_in(
             namespaces["gateway"],
             *("serve", "--external-workers=2", f"--port={HTTP_PORT}"),
             *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
@@ -201,12 +156,12 @@ def test_three_hosts_answer_as_one_machine_does(namespaces: dict[str, str]) -> N
         join = f"--join={ADDRESS['gateway']}:{JOIN_PORT}"
         common = ("worker", join, "--kv-cache-gib=0.5", "--one-piece-below=0", "--checksum")
         common += ("--rejoin-s=0",)
-        token = Process(
+        token = process_in(
             namespaces["token"],
             *(*common, "--role=token", f"--host={ADDRESS['token']}", "--machine-id=t"),
         )
         ends.callback(token.end)
-        prompt = Process(namespaces["prompt"], *common, "--role=prefill", "--machine-id=p")
+        prompt = process_in(namespaces["prompt"], *common, "--role=prefill", "--machine-id=p")
         ends.callback(prompt.end)
         gateway.wait_for("ready: ")
         assert f"taken in at {ADDRESS['token']}:" in token.log
@@ -226,14 +181,14 @@ def test_a_worker_that_is_cut_off_comes_back(namespaces: dict[str, str]) -> None
         *("--kv-cache-gib=0.5", "--machine-id=m"),
     )
     with ExitStack() as ends:
-        gateway = Process(
+        gateway = process_in(
             namespaces["gateway"],
             *("serve", "--external-workers=1", f"--port={HTTP_PORT}"),
             *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
         )
         ends.callback(gateway.end)
         gateway.wait_for("waiting for 1 workers")
-        worker = Process(namespaces["prompt"], *arguments)
+        worker = process_in(namespaces["prompt"], *arguments)
         ends.callback(worker.end)
         gateway.wait_for("ready: ")
         expected = chat_in(namespaces["gateway"])
@@ -316,7 +271,7 @@ def test_slow_lossy_and_broken_ways_change_no_answer(
     ]
     namespaces, gateway_side = weather.names, weather.names["gateway"]
     with ExitStack() as ends:
-        gateway = Process(
+        gateway = process_in(
             gateway_side,
             *("serve", "--external-workers=2", f"--port={HTTP_PORT}", *engine),
             *(f"--scheduler-host={ADDRESS['gateway']}", f"--scheduler-port={JOIN_PORT}"),
@@ -326,7 +281,7 @@ def test_slow_lossy_and_broken_ways_change_no_answer(
         for role, name in (("prompt", "p"), ("token", "t")):
             join = ["worker", f"--join={ADDRESS['gateway']}:{JOIN_PORT}", "--checksum"]
             named = [f"--role={role}", f"--machine-id={name}", "--one-piece-below=0"]
-            ends.callback(Process(namespaces[role], *join, *named, *engine).end)
+            ends.callback(process_in(namespaces[role], *join, *named, *engine).end)
         gateway.wait_for("ready: ")
         clients = load_from(gateway_side, bodies)
         expected = json.loads(clients.communicate(timeout=300)[0])
@@ -381,7 +336,7 @@ def test_a_worker_that_cannot_take_part_says_why(
     arguments: list[str], key: str, words: str
 ) -> None:
     result = subprocess.run(
-        [*SPLITWISE, "worker", "--kv-cache-gib=0.1", *arguments],
+        [*COMMAND, "worker", "--kv-cache-gib=0.1", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

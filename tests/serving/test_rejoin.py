@@ -5,61 +5,18 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
 
 import httpx
+from command_process import WAIT_S, CommandProcess
 from test_null_cluster import GREEDY, WORDS
 
 from splitwise.engine.null.tokens import continuation
 
-COMMAND = [sys.executable, "-m", "splitwise.cli.main"]
-WAIT_S = 60
 PROMPT = list(range(4, 90))
-
-
-class Process:
-    """A ``splitwise`` command over the null engine, and what it says."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.popen = subprocess.Popen(
-            [*COMMAND, *arguments, "--engine=null", "--null-iteration-s=0.02"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"SPLITWISE_CLUSTER_KEY": "a key", "PYTHONUNBUFFERED": "1"},
-        )
-        assert self.popen.stdout is not None
-        self._lines: list[str] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, args=(self.popen.stdout,))
-        self._reader.start()
-
-    def _read(self, output: IO[str]) -> None:
-        for line in output:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
-        output.close()
-
-    @property
-    def log(self) -> str:
-        return "".join(self._lines)
-
-    def wait_for(self, words: str, times: int = 1) -> None:
-        with self._news:
-            assert self._news.wait_for(lambda: self.log.count(words) >= times, WAIT_S), self.log
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        self._reader.join()
 
 
 def free_port() -> int:
@@ -69,8 +26,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Process]:
-    process = Process(*arguments)
+def running(*arguments: str) -> Iterator[CommandProcess]:
+    null = ("--engine=null", "--null-iteration-s=0.02")
+    process = CommandProcess(*arguments, *null, cluster_key="a key")
     try:
         yield process
     finally:
