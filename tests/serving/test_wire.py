@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from splitwise.serving.messages import Cancel, Shutdown, ToWorker
+from splitwise.serving.messages import Cancel, Refused, Shutdown, ToWorker
 from splitwise.serving.wire import Wire, WireError
 
 
@@ -49,5 +49,33 @@ async def test_what_is_no_message_is_refused() -> None:
     near._transport.write(b"\xff\xff\xff\xff")
     with pytest.raises(WireError, match="bytes"):
         await far.receive()
+    await asyncio.gather(near.close(), far.close())
+    server.close()
+
+
+async def test_who_does_not_receive_makes_the_peer_wait() -> None:
+    near, far, server = await connected()
+    many = [Refused(f"{number} " + "x" * 10_000) for number in range(2_000)]
+    for message in many:
+        near.send(message)
+    while not far._is_paused:
+        await asyncio.sleep(0.001)
+    for _ in range(100):  # turns in which more could have come
+        await asyncio.sleep(0)
+    assert len(far._unread) < 4 * 1024 * 1024
+    assert [await far.receive() for _ in many] == many
+    await asyncio.gather(near.close(), far.close())
+    server.close()
+
+
+async def test_a_connection_that_is_given_up_says_why() -> None:
+    near, far, server = await connected()
+    waiting = asyncio.create_task(far.receive())
+    await asyncio.sleep(0)
+    far.fail(WireError("silent"))
+    with pytest.raises(WireError, match="silent"):
+        await waiting
+    with pytest.raises((EOFError, ConnectionError)):
+        await near.receive()
     await asyncio.gather(near.close(), far.close())
     server.close()

@@ -99,6 +99,7 @@ class Wire(asyncio.Protocol, Generic[In]):
         self._flush()
         self._transport.close()
         await asyncio.wait([self._lost], timeout=CLOSE_LIMIT_S)
+        self._transport.abort()  # Whatever the peer has not taken by now.
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
         """Set an option of the socket."""
