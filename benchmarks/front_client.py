@@ -154,14 +154,20 @@ async def open_loop(port: int, request: bytes, per_s: float, seconds: float) -> 
         idle.append(connection)
         return exchange
 
-    due_s = time.perf_counter()
-    end_s = due_s + seconds
-    while due_s < end_s:
-        wait_s = due_s - time.perf_counter()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-        tasks.append(asyncio.create_task(one(due_s)))
-        due_s += draw.expovariate(per_s)
+    def begin(due_s: float) -> None:
+        tasks.append(loop.create_task(one(due_s)))
+
+    def pace() -> None:
+        """On a thread of its own: the loop's timers are only good to a millisecond."""
+        due_s = time.perf_counter()
+        end_s = due_s + seconds
+        while due_s < end_s:
+            time.sleep(max(0.0, due_s - time.perf_counter()))
+            loop.call_soon_threadsafe(begin, due_s)
+            due_s += draw.expovariate(per_s)
+
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(pace)
     exchanges = await asyncio.gather(*tasks)
     for connection in idle:
         connection.close()

@@ -192,8 +192,8 @@ class Scene:
     def assert_idle(self) -> None:
         assert self._connected() == ["good"]
         loads = self.cluster.roster.cluster
-        assert not loads.pending_tokens.any() and not loads.waiting.any()
-        assert not loads.kv_tokens.any()
+        assert not any(loads.pending_tokens) and not any(loads.waiting)
+        assert not any(loads.kv_tokens)
         assert not self.cluster._live and not self.cluster._queue
         assert len(self.server._links) == 1
 

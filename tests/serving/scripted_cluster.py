@@ -114,7 +114,7 @@ class ScriptedCluster:
         """Nothing is left of any request, and every machine is at home."""
         machines = self.cluster.roster.cluster
         for loads in (machines.pending_tokens, machines.waiting, machines.kv_tokens):
-            assert not loads.any()
+            assert not any(loads)
         assert machines.pool.tolist() == machines.home.tolist()
         assert not self.cluster._live
         assert not self.cluster._queue

@@ -168,7 +168,7 @@ def test_under_load_everything_is_served_right_and_everybody_goes_home(
         c.run_until(lambda: rng.random() < 0.7)
     assert c.finish(*requests) == unsplit(build, *sizes)
     assert c.pools == "PPTT" and sum(c.role_changes) > 0
-    assert not c.cluster.roster.cluster.kv_tokens.any()
+    assert not any(c.cluster.roster.cluster.kv_tokens)
 
 
 @pytest.mark.parametrize("seed", range(3))

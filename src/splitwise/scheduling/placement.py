@@ -22,7 +22,7 @@ machine computes both (the baseline).
 changes a machine's numbers calls ``rank``.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,22 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
     return cluster
 
 
+def read_singly(cluster: Cluster) -> Cluster:
+    """The same numbers, for Python that looks at one entry at a time.
+
+    Memoryviews give plain numbers in a third of the time that numpy takes; ``np.asarray`` makes
+    arrays of them again.
+    """
+    return Cluster._make(
+        Ranking._make(map(_view, part)) if isinstance(part, Ranking) else _view(part)
+        for part in cluster
+    )
+
+
+def _view(array: Any) -> Any:
+    return memoryview(array)
+
+
 def with_machine(cluster: Cluster, pool: Pool, kv_capacity_tokens: int) -> Cluster:
     """The same machines with what they do, and one more, idle, at the end."""
     grown = new_cluster(
@@ -137,7 +153,7 @@ def set_home(cluster: Cluster, machine: int, pool: Pool) -> None:
 
 def can_serve(cluster: Cluster) -> bool:
     """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
-    return bool(np.count_nonzero(cluster.up & ~cluster.draining))
+    return least_pending(cluster) != NOBODY
 
 
 @shared

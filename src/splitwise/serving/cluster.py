@@ -146,7 +146,7 @@ class Cluster:
         """
         victim = self._queue.to_displace(request.client, request.priority)
         self._metrics.refused(displaced=victim is not None)
-        pending = int(self.roster.cluster.pending_tokens.sum()) + self._queue.prompt_tokens
+        pending = sum(self.roster.cluster.pending_tokens) + self._queue.prompt_tokens
         overloaded = Overloaded(
             f"{self._first_tokens_due} requests already wait for their first token",
             admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
@@ -159,7 +159,7 @@ class Cluster:
         """Why no request can be served now, or None."""
         if can_serve(self.roster.cluster):
             return None
-        is_draining = bool(self.roster.cluster.up.any())
+        is_draining = any(self.roster.cluster.up)
         return "every machine is draining" if is_draining else "no machine is connected"
 
     def fail_overdue(self, now_s: float) -> None:

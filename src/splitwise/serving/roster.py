@@ -13,6 +13,7 @@ from splitwise.scheduling.placement import (
     Cluster,
     bring_back,
     new_cluster,
+    read_singly,
     set_home,
     take_out,
     with_machine,
@@ -36,7 +37,9 @@ class Roster:
     def __init__(self, model_name: str | None = None) -> None:
         """``model_name`` is the model that every machine must have; None takes the first's."""
         self._model_name = model_name
-        self.cluster: Cluster = new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
+        self.cluster: Cluster = read_singly(
+            new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
+        )
         self.links: list[MachineLink | None] = []
         self.names: list[str] = []
         self._indices: dict[str, int] = {}
@@ -65,7 +68,7 @@ class Roster:
         if index is None:
             index = len(self.links)
             self._indices[register.machine_id] = index
-            self.cluster = with_machine(self.cluster, register.pool, capacity)
+            self.cluster = read_singly(with_machine(self.cluster, register.pool, capacity))
             self.links.append(link)
             self.names.append(register.machine_id)
         elif self.links[index] is not None:
