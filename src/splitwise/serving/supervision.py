@@ -13,7 +13,8 @@ from splitwise.serving.launcher import Launcher, WorkerSpec
 log = logging.getLogger(__name__)
 
 RESTART_DELAY_S: Final = 1.0
-LONGEST_RESTART_DELAY_S: Final = 60.0
+LONGEST_RESTART_DELAY_S: Final = 20.0
+"""Less than requests wait for a machine when there is none."""
 STABLE_S: Final = 60.0
 """A worker that has run for so long is started again without delay."""
 
