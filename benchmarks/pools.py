@@ -159,7 +159,6 @@ def machines_of(url: str) -> list[dict[str, Any]]:
 
 async def replay(port: int, trace: Requests, began_s: float) -> list[Exchange]:
     """Send each request at its time, whatever the server does."""
-    idle: list[Connection] = []
 
     async def one(number: int) -> Exchange:
         prompt, output = int(trace.prompt_tokens[number]), int(trace.output_tokens[number])
@@ -167,15 +166,13 @@ async def replay(port: int, trace: Requests, began_s: float) -> list[Exchange]:
         request = post("/v1/completions", {**body, "temperature": 0, "ignore_eos": True})
         due_s = began_s + float(trace.arrival_s[number])
         await asyncio.sleep(due_s - time.perf_counter())
-        connection = idle.pop() if idle else await Connection.open(port)
-        exchange = await connection.exchange(request, due_s)
-        idle.append(connection)
-        return exchange
+        connection = await Connection.open(port)  # a kept one may have been idle for too long
+        try:
+            return await connection.exchange(request, due_s)
+        finally:
+            connection.close()
 
-    exchanges = await asyncio.gather(*map(one, range(len(trace))))
-    for connection in idle:
-        connection.close()
-    return exchanges
+    return await asyncio.gather(*map(one, range(len(trace))))
 
 
 def changes_said(lines: Lines, names: list[str], began_s: float) -> list[RoleChange]:

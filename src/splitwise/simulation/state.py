@@ -30,15 +30,19 @@ class Phase(IntEnum):
     ``AWAY``: not arrived, or no machine was up. ``QUEUED``: nothing. ``PROMPT`` and ``SENDING``:
     its prompt on the prompt machine, and what is reserved for it on the token machine. ``READY``
     and ``DECODE``: all its cache on the token machine. ``DONE``: nothing.
+
+    Where the cache grows, a request that is ``AWAY`` and has arrived stands in the cluster's line,
+    and one that is ``ARRIVED`` has its cache on a token machine that has not looked yet.
     """
 
     AWAY = 0
     QUEUED = 1
     PROMPT = 2
     SENDING = 3
-    READY = 4
-    DECODE = 5
-    DONE = 6
+    ARRIVED = 4
+    READY = 5
+    DECODE = 6
+    DONE = 7
 
 
 MACHINE = np.dtype(
@@ -53,6 +57,10 @@ MACHINE = np.dtype(
         ("chunk_tokens", np.int64),  # of the queue's head, when prompts are chunked
         ("ready_head", np.int32),  # decodes that have no slot yet
         ("ready_tail", np.int32),
+        ("expected_head", np.int32),  # requests that wait for blocks, where the cache grows
+        ("expected_tail", np.int32),
+        ("has_freed", np.bool_),  # since it was last looked who of these gets some
+        ("starting", np.int32),  # prompts that began, of which the cluster has not been told
         ("blocked_head", np.int32),  # machines whose next prompt waits for room here
         ("blocked_tail", np.int32),
         ("blocked_next", np.int32),  # in the list of the machine this one waits for
@@ -91,6 +99,8 @@ REQUEST = np.dtype(
         ("output_tokens", np.int64),  # still to come
         ("done_tokens", np.int64),  # of the prompt, when it is chunked
         ("next", np.int32),  # in whichever queue holds the request
+        ("expected_next", np.int32),
+        ("held_tokens", np.int64),  # of cache, on its token machine, where the cache grows
         ("prompt_machine", np.int32),
         ("token_machine", np.int32),
         ("preemptions", np.int32),
@@ -123,6 +133,7 @@ SLOT = np.dtype(
     align=True,
 )
 
+LINE = np.dtype([("head", np.int32), ("tail", np.int32), ("starting", np.int64)])
 KIND = np.dtype(
     [
         ("idle_watts", np.float64),
@@ -186,6 +197,8 @@ class Rules(NamedTuple):
     overlap: bool
     share_links: bool
     overlap_from_tokens: int
+    cache_grows: bool
+    block_tokens: int
     retry_s: float
     sample_every_s: float
 
@@ -200,7 +213,7 @@ class Transfers(NamedTuple):
 class Outages(NamedTuple):
     """Machines that go down or up, in order of time.
 
-    ``progress`` holds how many have happened, and how many requests wait for a machine to come up.
+    ``progress`` holds how many have happened, and how many requests wait for a machine.
     """
 
     progress: NDArray[np.int64]
@@ -220,7 +233,11 @@ class Log(NamedTuple):
 
 
 class State(NamedTuple):
-    """One simulation."""
+    """One simulation.
+
+    ``line``, of one record, is the cluster's line where the cache grows, with the number of all
+    prompts that are ``starting``; ``ranks`` is scratch.
+    """
 
     cluster: Cluster
     kinds: Kinds
@@ -234,3 +251,5 @@ class State(NamedTuple):
     transfers: Transfers
     outages: Outages
     log: Log
+    line: NDArray[np.void]
+    ranks: NDArray[np.int64]
