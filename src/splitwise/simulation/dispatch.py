@@ -16,7 +16,7 @@ from splitwise.simulation.line import leave_line
 from splitwise.simulation.machine import kick
 from splitwise.simulation.queues import append_prompt
 from splitwise.simulation.roles import note_pool
-from splitwise.simulation.state import NONE
+from splitwise.simulation.state import LINE_HEAD, NONE, STARTING, WAITING
 
 
 @inlined
@@ -39,7 +39,7 @@ def dispatch(state: Any, request: int, now: float) -> None:
     one.prompt_machine = prompt
     one.token_machine = token
     if prompt == NOBODY:
-        state.outages.progress[1] += 1
+        state.outages.progress[WAITING] += 1
         return
     send_to_machines(state, request, now)
 
@@ -66,9 +66,9 @@ def serve_line(state: Any, now: float) -> None:
     placed in one go see each other's prompts wait.
     """
     hand_out(state, now)
-    line = state.line[0]
-    while line.starting > 0:
-        line.starting = 0
+    line = state.outages.progress
+    while line[STARTING] > 0:
+        line[STARTING] = 0
         for machine in range(len(state.machines)):
             here = state.machines[machine]
             state.cluster.waiting[machine] -= here.starting
@@ -79,10 +79,10 @@ def serve_line(state: Any, now: float) -> None:
 @inlined
 def hand_out(state: Any, now: float) -> None:
     """Place waiting requests, in order, until one has to go on waiting."""
-    line = state.line[0]
+    line = state.outages.progress
     rules = state.rules
-    while line.head != NONE:
-        request = line.head
+    while line[LINE_HEAD] != NONE:
+        request = line[LINE_HEAD]
         one = state.requests[request]
         prompt, token = place_if_room(
             state.cluster,

@@ -20,15 +20,15 @@ from splitwise.simulation.machine import account, duration_s, ended_iterations, 
 from splitwise.simulation.recall import recall
 from splitwise.simulation.roles import settle
 from splitwise.simulation.slots import drop_finished, generated_in
-from splitwise.simulation.state import DECODE, IDLE, NONE, Phase
+from splitwise.simulation.state import DECODE, HAPPENED, IDLE, NONE, WAITING, Phase
 
 
 @compiled
 def change_machine(state: Any, arrived: int, now: float) -> None:
     """The next outage begins or ends; ``arrived`` requests have come so far."""
     outages = state.outages
-    event = outages.progress[0]
-    outages.progress[0] += 1
+    event = outages.progress[HAPPENED]
+    outages.progress[HAPPENED] += 1
     machine = outages.events[event].machine
     if outages.events[event].goes_up:
         recover(state, machine, now)
@@ -42,7 +42,7 @@ def change_machine(state: Any, arrived: int, now: float) -> None:
 @inlined
 def place_homeless(state: Any, arrived: int, now: float) -> None:
     """Those recalled, and those for whom no machine was up, are placed."""
-    state.outages.progress[1] = 0
+    state.outages.progress[WAITING] = 0
     for request in range(arrived):
         one = state.requests[request]
         if one.phase == Phase.AWAY and one.reason == 0:

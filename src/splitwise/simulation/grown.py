@@ -144,17 +144,17 @@ def hold_blocks(state: Any, machine: int, request: int, generated: int) -> None:
 def preempt_last(state: Any, machine: int, now: float) -> None:
     """The last in rank gives its blocks up; others that wait for some do not get them."""
     here = state.machines[machine]
-    ranks = state.ranks
+    ranked = state.scratch
     count = here.started
     for slot in range(count):
-        ranks[slot] = state.slots[machine, slot].request
+        ranked[slot].request = state.slots[machine, slot].request
     request = here.ready_head
     while request != NONE:
-        ranks[count] = request
+        ranked[count].request = request
         count += 1
         request = state.requests[request].next
-    victim = pick_victim(ranks[:count])
-    request = ranks[victim]
+    victim = pick_victim(ranked[:count].request)  # those that came last have the highest numbers
+    request = ranked[victim].request
     generated = 1
     if victim < here.started:
         generated = leave(state, machine, victim)

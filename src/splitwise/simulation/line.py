@@ -7,29 +7,29 @@ One who finds no room holds up all behind it.
 from typing import Any
 
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.state import NONE
+from splitwise.simulation.state import LINE_HEAD, LINE_TAIL, NONE, WAITING
 
 
 @inlined
 def join_line(state: Any, request: int) -> None:
     """A request waits for its machines."""
-    state.outages.progress[1] += 1
-    line = state.line[0]
+    line = state.outages.progress
+    line[WAITING] += 1
     before = NONE
-    following = line.head
+    following = line[LINE_HEAD]
     if state.requests[request].attempts == 0:
-        before = line.tail
+        before = line[LINE_TAIL]
         following = NONE
     while following != NONE and goes_before(state, following, request):
         before = following
         following = state.requests[following].next
     state.requests[request].next = following
     if before == NONE:
-        line.head = request
+        line[LINE_HEAD] = request
     else:
         state.requests[before].next = request
     if following == NONE:
-        line.tail = request
+        line[LINE_TAIL] = request
 
 
 @inlined
@@ -41,10 +41,10 @@ def goes_before(state: Any, waiting: int, returned: int) -> bool:
 @inlined
 def leave_line(state: Any) -> None:
     """The first of the line goes."""
-    state.outages.progress[1] -= 1
-    line = state.line[0]
-    first = line.head
-    line.head = state.requests[first].next
+    line = state.outages.progress
+    line[WAITING] -= 1
+    first = line[LINE_HEAD]
+    line[LINE_HEAD] = state.requests[first].next
     state.requests[first].next = NONE
-    if line.head == NONE:
-        line.tail = NONE
+    if line[LINE_HEAD] == NONE:
+        line[LINE_TAIL] = NONE

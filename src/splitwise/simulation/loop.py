@@ -23,7 +23,7 @@ from splitwise.simulation.machine import end, kick, wake_blocked
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
 from splitwise.simulation.roles import settle
-from splitwise.simulation.state import NONE, Phase
+from splitwise.simulation.state import HAPPENED, LINE_HEAD, NONE, WAITING, Phase
 
 REJECTED = int(Status.REJECTED)
 
@@ -46,8 +46,8 @@ def advance(state: Any, arrived: int, until: int) -> int:
         link_s = transfers.heap[0].time_s if transfers.size[0] > 0 else np.inf
         outage_s = next_outage_s(state.outages)
         now = min(arrival_s, end_s, link_s)
-        if now == np.inf and (state.outages.progress[1] == 0 or outage_s == np.inf):
-            if state.line[0].head == NONE:
+        if now == np.inf and (state.outages.progress[WAITING] == 0 or outage_s == np.inf):
+            if state.outages.progress[LINE_HEAD] == NONE:
                 return int(arrived)
             leave_line(state)  # no machine will ever be up that holds it
             serve_line(state, last_s)
@@ -83,7 +83,7 @@ def arrive(state: Any, request: int, now: float) -> None:
 @inlined
 def next_outage_s(outages: Any) -> float:
     """When the next machine goes down or up."""
-    event = outages.progress[0]
+    event = outages.progress[HAPPENED]
     return outages.events[event].time_s if event < len(outages.events) else np.inf
 
 

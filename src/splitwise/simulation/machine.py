@@ -24,7 +24,7 @@ from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.grown import grow, iterations_before_growth, take_in, try_begin
 from splitwise.simulation.links import send
-from splitwise.simulation.memory import token_memory, try_grow, try_reserve
+from splitwise.simulation.memory import give_back, try_grow, try_reserve
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.roles import settle
 from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
@@ -36,6 +36,7 @@ from splitwise.simulation.state import (
     NONE,
     OCCUPANCY_BINS,
     PROMPT,
+    STARTING,
     Phase,
 )
 
@@ -206,7 +207,7 @@ def stop_waiting(state: Any, machine: int) -> None:
     """A prompt waits no more. A server's cluster scheduler is yet to be told (``serve_line``)."""
     if state.rules.cache_grows:
         state.machines[machine].starting += 1
-        state.line[0].starting += 1
+        state.outages.progress[STARTING] += 1
     else:
         state.cluster.waiting[machine] -= 1
 
@@ -291,8 +292,7 @@ def first_token(state: Any, request: int, now: float) -> None:
     if one.output_tokens == 1:
         one.phase = Phase.DONE
         one.finish_s = now
-        state.machines[machine].memory_tokens -= token_memory(state, one)
-        state.machines[machine].has_freed = True
+        give_back(state, machine, one)
         cluster.pending_tokens[machine] -= 1
         cluster.kv_tokens[machine] -= token_charge(state, one, 0)
         return

@@ -41,6 +41,15 @@ def token_memory(state: Any, one: Any) -> int:
 
 
 @inlined
+def give_back(state: Any, machine: int, one: Any) -> None:
+    """A request is done with its token machine."""
+    here = state.machines[machine]
+    here.memory_tokens -= token_memory(state, one)
+    if state.rules.cache_grows:
+        here.has_freed = True
+
+
+@inlined
 def early_memory(state: Any, one: Any) -> int:
     """Cache a request holds on its token machine before its token phase."""
     if state.rules.retry_s > 0:

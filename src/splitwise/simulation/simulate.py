@@ -28,7 +28,7 @@ CACHES: Final = ("promised", "grown")
 BLOCK_TOKENS: Final = 16
 """The block of most engines."""
 PER_REQUEST: Final = (
-    *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
+    *("arrival_s", "prompt_tokens", "status", "reason"),
     *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
     *("decode_start_s", "max_tbt_s", "prompt_machine", "token_machine", "preemptions", "attempts"),
 )
@@ -213,7 +213,8 @@ def new_state(
     capacity = np.repeat(
         [group.times.kv_capacity_tokens for group in groups], [group.count for group in groups]
     )
-    if options.cache == "grown":
+    grows = options.cache == "grown"
+    if grows:
         capacity = capacity // options.block_tokens * options.block_tokens
     table = new_requests(requests, int(capacity.max()))
     span_s = max(float(requests.arrival_s[-1]), 1.0)
@@ -226,23 +227,13 @@ def new_state(
         machines,
         table,
         np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
-        np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
+        np.zeros(max(st.MAX_SLOTS, len(table)) if grows else st.MAX_SLOTS, dtype=st.SLOT),
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
         new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
         new_outages(outages),
         new_log(options.timeline_segments, home.astype(np.int8)),
-        new_line(),
-        np.zeros(len(table) if options.cache == "grown" else 0, dtype=np.int64),
     )
-
-
-def new_line() -> NDArray[np.void]:
-    """Nobody waits."""
-    line = np.zeros(1, dtype=st.LINE)
-    line["head"] = st.NONE
-    line["tail"] = st.NONE
-    return line
 
 
 def new_outages(outages: Sequence[Outage]) -> st.Outages:
@@ -250,7 +241,8 @@ def new_outages(outages: Sequence[Outage]) -> st.Outages:
     events = [(one.down_s, one.machine, 0) for one in outages]
     events += [(one.up_s, one.machine, 1) for one in outages if np.isfinite(one.up_s)]
     events.sort(key=lambda event: (event[0], -event[2], event[1]))
-    return st.Outages(np.zeros(2, dtype=np.int64), np.array(events, dtype=st.OUTAGE))
+    progress = np.array([0, 0, st.NONE, st.NONE, 0], dtype=np.int64)
+    return st.Outages(progress, np.array(events, dtype=st.OUTAGE))
 
 
 def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
@@ -316,7 +308,7 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
         options.overlap,
         options.share_links,
         options.overlap_from_tokens,
-        options.cache == "grown",
+        True if options.cache == "grown" else None,
         options.block_tokens,
         options.retry_s,
         span_s / SAMPLES,
@@ -357,6 +349,7 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
     energy = machines["energy_joules"] + idle_s * state.kinds.fixed["idle_watts"][machines["kind"]]
     segments, samples, changes = log.written
     per_request = {name: table[name].copy() for name in PER_REQUEST}
+    per_request["output_tokens"] = table["output_tokens"].astype(np.int64)
     per_machine = {name: machines[name].copy() for name in PER_MACHINE}
     return Result(
         **per_request,

@@ -7,7 +7,7 @@ import numpy as np
 from splitwise.scheduling.batching import is_aged
 from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.memory import token_memory
+from splitwise.simulation.memory import give_back
 from splitwise.simulation.state import Phase
 
 
@@ -157,7 +157,6 @@ def finish(state: Any, machine: int, slot: int, now: float) -> None:
     one.finish_s = now
     one.max_tbt_s = seat.gap_s
     here.context_tokens -= one.prompt_tokens + one.output_tokens
-    here.memory_tokens -= token_memory(state, one)
-    here.has_freed = True
+    give_back(state, machine, one)
     state.cluster.pending_tokens[machine] -= 1
     state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)

@@ -24,6 +24,17 @@ DECODE: Final = 1
 MIXED: Final = 2
 
 
+HAPPENED: Final = 0
+"""Where ``Outages.progress`` has how many have happened,"""
+WAITING: Final = 1
+"""how many requests have no machine,"""
+LINE_HEAD: Final = 2
+LINE_TAIL: Final = 3
+"""the first and last of the line that they form where the cache grows,"""
+STARTING: Final = 4
+"""and how many prompts began of which the cluster has not been told."""
+
+
 class Phase(IntEnum):
     """Where a request is, and so whose memory it holds.
 
@@ -59,8 +70,6 @@ MACHINE = np.dtype(
         ("ready_tail", np.int32),
         ("expected_head", np.int32),  # requests that wait for blocks, where the cache grows
         ("expected_tail", np.int32),
-        ("has_freed", np.bool_),  # since it was last looked who of these gets some
-        ("starting", np.int32),  # prompts that began, of which the cluster has not been told
         ("blocked_head", np.int32),  # machines whose next prompt waits for room here
         ("blocked_tail", np.int32),
         ("blocked_next", np.int32),  # in the list of the machine this one waits for
@@ -74,6 +83,8 @@ MACHINE = np.dtype(
         ("first_s", np.float64),  # time of the segment's first iteration
         ("growth_s", np.float64),  # what each further iteration adds to that
         ("is_cut", np.bool_),
+        ("has_freed", np.bool_),  # since it was last looked who of the expected gets blocks
+        ("starting", np.int32),  # prompts that began, of which the cluster has not been told
         ("context_tokens", np.int64),  # cache of the active slots
         ("memory_tokens", np.int64),  # cache really in use
         ("peak_memory_tokens", np.int64),
@@ -96,11 +107,11 @@ REQUEST = np.dtype(
     [
         ("arrival_s", np.float64),
         ("prompt_tokens", np.int64),  # of this attempt: with the tokens of earlier ones
-        ("output_tokens", np.int64),  # still to come
-        ("done_tokens", np.int64),  # of the prompt, when it is chunked
+        ("output_tokens", np.int32),  # still to come
+        ("done_tokens", np.int32),  # of the prompt, when it is chunked
+        ("held_tokens", np.int32),  # of cache, on its token machine, where the cache grows
+        ("expected_next", np.int32),  # of those that wait for blocks there
         ("next", np.int32),  # in whichever queue holds the request
-        ("expected_next", np.int32),
-        ("held_tokens", np.int64),  # of cache, on its token machine, where the cache grows
         ("prompt_machine", np.int32),
         ("token_machine", np.int32),
         ("preemptions", np.int32),
@@ -133,7 +144,6 @@ SLOT = np.dtype(
     align=True,
 )
 
-LINE = np.dtype([("head", np.int32), ("tail", np.int32), ("starting", np.int64)])
 KIND = np.dtype(
     [
         ("idle_watts", np.float64),
@@ -186,7 +196,11 @@ class Kinds(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The numbers of ``simulate.Options`` that compiled code reads."""
+    """The numbers of ``simulate.Options`` that compiled code reads.
+
+    ``cache_grows`` is True or None. None has a type of its own, so that code compiled for it leaves
+    out all that serves growing caches: the usual simulation does not pay for it.
+    """
 
     queue_threshold_tokens: int
     batch_tokens: int
@@ -197,7 +211,7 @@ class Rules(NamedTuple):
     overlap: bool
     share_links: bool
     overlap_from_tokens: int
-    cache_grows: bool
+    cache_grows: bool | None
     block_tokens: int
     retry_s: float
     sample_every_s: float
@@ -211,9 +225,9 @@ class Transfers(NamedTuple):
 
 
 class Outages(NamedTuple):
-    """Machines that go down or up, in order of time.
+    """Machines that go down or up, in order of time, and who waits for a machine.
 
-    ``progress`` holds how many have happened, and how many requests wait for a machine.
+    ``progress`` holds numbers, by the constants above.
     """
 
     progress: NDArray[np.int64]
@@ -233,11 +247,7 @@ class Log(NamedTuple):
 
 
 class State(NamedTuple):
-    """One simulation.
-
-    ``line``, of one record, is the cluster's line where the cache grows, with the number of all
-    prompts that are ``starting``; ``ranks`` is scratch.
-    """
+    """One simulation."""
 
     cluster: Cluster
     kinds: Kinds
@@ -251,5 +261,3 @@ class State(NamedTuple):
     transfers: Transfers
     outages: Outages
     log: Log
-    line: NDArray[np.void]
-    ranks: NDArray[np.int64]
