@@ -74,6 +74,7 @@ def simulate(
     cache: Annotated[
         str,
         typer.Option(
+            "--kv-cache",
             help="promised: outputs' lengths are known beforehand; grown: they are not, as in a "
             "server, and requests may be preempted as caches grow."
         ),
