@@ -76,7 +76,7 @@ def simulate(
         typer.Option(
             "--kv-cache",
             help="promised: outputs' lengths are known beforehand; grown: they are not, as in a "
-            "server, and requests may be preempted as caches grow."
+            "server, and requests may be preempted as caches grow.",
         ),
     ] = "promised",
     block_tokens: Annotated[int, typer.Option(help="Tokens of a block of a grown cache.")] = 16,

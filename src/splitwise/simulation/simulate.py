@@ -28,7 +28,7 @@ CACHES: Final = ("promised", "grown")
 BLOCK_TOKENS: Final = 16
 """The block of most engines."""
 PER_REQUEST: Final = (
-    *("arrival_s", "prompt_tokens", "status", "reason"),
+    *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
     *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
     *("decode_start_s", "max_tbt_s", "prompt_machine", "token_machine", "preemptions", "attempts"),
 )
@@ -349,7 +349,6 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
     energy = machines["energy_joules"] + idle_s * state.kinds.fixed["idle_watts"][machines["kind"]]
     segments, samples, changes = log.written
     per_request = {name: table[name].copy() for name in PER_REQUEST}
-    per_request["output_tokens"] = table["output_tokens"].astype(np.int64)
     per_machine = {name: machines[name].copy() for name in PER_MACHINE}
     return Result(
         **per_request,

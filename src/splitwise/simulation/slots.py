@@ -156,7 +156,12 @@ def finish(state: Any, machine: int, slot: int, now: float) -> None:
     one.phase = Phase.DONE
     one.finish_s = now
     one.max_tbt_s = seat.gap_s
-    here.context_tokens -= one.prompt_tokens + one.output_tokens
-    give_back(state, machine, one)
+    tokens = one.prompt_tokens + one.output_tokens
+    here.context_tokens -= tokens
     state.cluster.pending_tokens[machine] -= 1
-    state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)
+    if state.rules.cache_grows:
+        give_back(state, machine, one)
+        state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)
+    else:
+        here.memory_tokens -= tokens
+        state.cluster.kv_tokens[machine] -= tokens

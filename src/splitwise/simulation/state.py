@@ -107,7 +107,7 @@ REQUEST = np.dtype(
     [
         ("arrival_s", np.float64),
         ("prompt_tokens", np.int64),  # of this attempt: with the tokens of earlier ones
-        ("output_tokens", np.int32),  # still to come
+        ("output_tokens", np.int64),  # still to come
         ("done_tokens", np.int32),  # of the prompt, when it is chunked
         ("held_tokens", np.int32),  # of cache, on its token machine, where the cache grows
         ("expected_next", np.int32),  # of those that wait for blocks there
