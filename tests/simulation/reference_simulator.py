@@ -37,6 +37,7 @@ class Request:
     number: int = 0
     attempts: int = 0
     begun_s: float = np.nan
+    promised_s: float = -np.inf
     where: str = "away"
 
 
@@ -355,9 +356,7 @@ class ReferenceSimulator:
         times = source.group.times
         rate = min(times.link_bytes_per_s, target.group.times.link_bytes_per_s)
         whole_s = r.prompt * times.kv_bytes_per_token / rate
-        start_s = now
-        if early:
-            start_s = r.begun_s + (now - r.begun_s) / times.layers
+        start_s = self.begin_s(r, now, early, times.layers)
         if self.options.share_links:
             start_s = max(start_s, source.egress_s, target.ingress_s)
         end_s = start_s + whole_s
@@ -366,6 +365,10 @@ class ReferenceSimulator:
         source.egress_s = target.ingress_s = end_s
         r.arrived_s = end_s + max(times.link_latency_s, target.group.times.link_latency_s)
         self.push(r.arrived_s, LINK, (r, r.attempts))
+
+    def begin_s(self, r: Request, now: float, early: bool, layers: int) -> float:
+        """When a transfer has something to send."""
+        return r.begun_s + (now - r.begun_s) / layers if early else now
 
     def link(self, what: tuple[Request, int], now: float) -> None:
         r, attempt = what

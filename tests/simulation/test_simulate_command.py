@@ -42,6 +42,14 @@ def test_an_outage_is_seen() -> None:
     assert hit["latencies"]["e2e_s"]["p99"] > calm["latencies"]["e2e_s"]["p99"]
 
 
+def test_a_cache_may_grow_with_the_output() -> None:
+    arguments = ("coding", "--rate=2", "--duration=60", *CLUSTER, "--json")
+    promised = json.loads(run(*arguments))
+    grown = json.loads(run(*arguments, "--kv-cache=grown", "--block-tokens=32"))
+    assert grown["counts"] == promised["counts"]
+    assert grown != promised
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -52,6 +60,7 @@ def test_an_outage_is_seen() -> None:
         (("--mixed", "1xdgx-a100", "--outage", "token:0@5"), "has 0 token machines"),
         (("--mixed", "1xdgx-a100", "--outage", "5"), "write POOL:NUMBER@DOWN"),
         (("--mixed", "1xdgx-a100", "--arrivals", "weekly"), "write poisson"),
+        (("--mixed", "1xdgx-a100", "--kv-cache", "paged"), "cache is 'paged'"),
         (("nowhere.csv", "--mixed", "1xdgx-a100"), "no such file"),
     ],
 )

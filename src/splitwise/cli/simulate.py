@@ -71,6 +71,15 @@ def simulate(
     chunk_prompts: Annotated[bool, typer.Option(help="Cut long prompts to the batch.")] = False,
     overlap: Annotated[bool, typer.Option(help="Send the cache layer by layer.")] = True,
     change_roles: Annotated[bool, typer.Option(help="Pull machines into the mixed pool.")] = True,
+    cache: Annotated[
+        str,
+        typer.Option(
+            "--kv-cache",
+            help="promised: outputs' lengths are known beforehand; grown: they are not, as in a "
+            "server, and requests may be preempted as caches grow.",
+        ),
+    ] = "promised",
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block of a grown cache.")] = 16,
     outage: Annotated[
         list[str] | None,
         typer.Option(help="POOL:NUMBER@DOWN[-UP], such as token:0@60-90, in seconds."),
@@ -102,6 +111,8 @@ def simulate(
             queue_threshold_tokens=queue_threshold,
             overlap=base.overlap and overlap,
             batch_tokens=batch_tokens or base.batch_tokens,
+            cache=cache,
+            block_tokens=block_tokens,
             timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
         )
         result = _run(load, groups, options, [_outage(text, groups) for text in outage or ()])

@@ -67,6 +67,7 @@ def count_prompts(
     return count
 
 
+@shared
 def may_reserve(needed_blocks: int, free_blocks: int, running_requests: int) -> bool:
     """Whether a token machine may promise ``needed_blocks`` to a newcomer.
 
@@ -76,10 +77,15 @@ def may_reserve(needed_blocks: int, free_blocks: int, running_requests: int) -> 
     return needed_blocks + running_requests <= free_blocks
 
 
+@shared
 def pick_victim(ranks: Sequence[tuple[int, ...]]) -> int:
     """Which running request gives its memory up: the one of the highest rank.
 
     A rank begins with the priority, then comes the request's age in the cluster, not on this
     machine: one that was preempted and comes back is not the first to go again.
     """
-    return max(range(len(ranks)), key=ranks.__getitem__)
+    victim = 0
+    for i in range(1, len(ranks)):
+        if ranks[i] > ranks[victim]:
+            victim = i
+    return victim

@@ -235,6 +235,7 @@ def place(
     return prompt, token
 
 
+@shared
 def place_if_room(
     cluster: Cluster,
     prompt_tokens: int,

@@ -198,7 +198,7 @@ class Cluster:
         prompt, token = self._place(live)
         if prompt == NOBODY:
             return False
-        for machine in {prompt, token}:
+        for machine in (prompt, token):
             self.pools.look(machine)
         self._ledger.charge(live, prompt, token)
         self._start(live)

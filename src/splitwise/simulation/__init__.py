@@ -4,9 +4,11 @@
 
 - ``simulate``: the call, its options and its checks
 - ``loop``: arrivals, machines, transfers and outages in order of time
-- ``dispatch``, ``failures``: requests sent to machines, and called back from those that fail
+- ``dispatch``, ``line``: requests sent to machines, at once or when there is room
+- ``failures``, ``recall``: requests called back, from machines that fail or run out of blocks
 - ``machine``, ``slots``, ``queues``: what a machine runs next, and for how long
-- ``links``, ``memory``: how a cache travels, and who holds what
+- ``links``, ``memory``, ``grown``: how a cache travels, and who holds what
+- ``charges``, ``roles``: what the cluster scheduler goes by, and what it changes
 - ``state``: all arrays; ``compiled``: how they are made fast
 - ``result``: the answer; ``slowdown``, ``summary``: what it says
 - ``report``, ``table_files``, ``timeline``: how it is shown

@@ -1,22 +1,22 @@
-"""A request is sent to its two machines, and may be called back from them.
+"""A request is sent to its two machines.
 
-``dispatch`` chooses the machines, charges them with what is to come and queues the prompt;
-``recall`` undoes all of that, whatever became of the request meanwhile, and makes the tokens so
-far a part of its prompt, for the next attempt.
+``dispatch`` places a request at once, with all its cache promised. ``serve_line`` goes by the
+server's rules: who is first in the cluster's line is placed as soon as there is room for what is
+known.
 """
 
 from typing import Any
 
-import numpy as np
-
-from splitwise.scheduling.placement import place, rank
+from splitwise.scheduling.placement import place, place_if_room
 from splitwise.scheduling.ranking import NOBODY
+from splitwise.simulation.charges import charge, in_blocks
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.links import drop
-from splitwise.simulation.machine import kick, note_pool
-from splitwise.simulation.memory import early_memory, prompt_memory, reserved_memory, take_memory
-from splitwise.simulation.queues import append_prompt, unlink_prompt
-from splitwise.simulation.state import Phase
+from splitwise.simulation.grown import expect
+from splitwise.simulation.line import leave_line
+from splitwise.simulation.machine import kick
+from splitwise.simulation.queues import append_prompt
+from splitwise.simulation.roles import note_pool
+from splitwise.simulation.state import LINE_HEAD, NONE, STARTING, WAITING
 
 
 @inlined
@@ -39,68 +39,64 @@ def dispatch(state: Any, request: int, now: float) -> None:
     one.prompt_machine = prompt
     one.token_machine = token
     if prompt == NOBODY:
-        state.outages.progress[1] += 1
+        state.outages.progress[WAITING] += 1
         return
+    send_to_machines(state, request, now)
+
+
+@inlined
+def send_to_machines(state: Any, request: int, now: float) -> None:
+    """An attempt begins on the machines that were chosen for it."""
+    one = state.requests[request]
+    prompt, token = one.prompt_machine, one.token_machine
     one.attempts += 1
     charge(state, one)
     append_prompt(state, prompt, request)
+    if state.rules.cache_grows and prompt != token:
+        expect(state, request)
+        kick(state, token, now)
     kick(state, prompt, now)
 
 
 @inlined
-def charge(state: Any, one: Any) -> None:
-    """Book what a request brings to its machines."""
-    cluster = state.cluster
-    prompt, token = one.prompt_machine, one.token_machine
-    cluster.pending_tokens[prompt] += one.prompt_tokens
-    cluster.pending_tokens[token] += 1
-    cluster.kv_tokens[token] += one.prompt_tokens + one.output_tokens
-    if prompt != token:
-        cluster.kv_tokens[prompt] += one.prompt_tokens + 1
-        rank(cluster, token)
-    rank(cluster, prompt)
+def serve_line(state: Any, now: float) -> None:
+    """Place who waits, and again each time that the cluster is told of prompts that began.
 
-
-@inlined
-def recall(state: Any, request: int, generated: int) -> None:
-    """Take a request that has not finished off both its machines, with its memory.
-
-    ``generated`` tokens came out in this attempt. Its slot, if it has one, is the caller's.
+    The word that a prompt waits no more comes after what it could have changed: requests that are
+    placed in one go see each other's prompts wait.
     """
-    one = state.requests[request]
-    is_split = one.prompt_machine != one.token_machine
-    if one.phase <= Phase.PROMPT:
-        unlink_prompt(state, one.prompt_machine, request)
-    if one.phase == Phase.SENDING:
-        drop(state.transfers, request)
-    if one.phase == Phase.PROMPT or one.phase == Phase.SENDING:
-        take_memory(state, one.prompt_machine, -prompt_memory(state, one))
-        has_begun = one.phase == Phase.SENDING and not np.isnan(one.transfer_end_s)
-        if is_split and (reserved_memory(state, one) > 0 or has_begun):
-            take_memory(state, one.token_machine, -early_memory(state, one))
-    if one.phase == Phase.READY:
-        take_memory(state, one.token_machine, -early_memory(state, one))
-    if one.phase == Phase.DECODE:
-        take_memory(state, one.token_machine, -(one.prompt_tokens + one.output_tokens))
-    uncharge(state, one)
-    one.phase = Phase.AWAY
-    one.prompt_tokens += generated
-    one.output_tokens -= generated
-    one.done_tokens = 0
-    one.transfer_start_s = np.nan
-    one.transfer_end_s = np.nan
+    hand_out(state, now)
+    line = state.outages.progress
+    while line[STARTING] > 0:
+        line[STARTING] = 0
+        for machine in range(len(state.machines)):
+            here = state.machines[machine]
+            state.cluster.waiting[machine] -= here.starting
+            here.starting = 0
+        hand_out(state, now)
 
 
 @inlined
-def uncharge(state: Any, one: Any) -> None:
-    """Undo of ``charge`` what has not been undone as the request went on."""
-    cluster = state.cluster
-    prompt, token = one.prompt_machine, one.token_machine
-    if one.phase <= Phase.PROMPT:
-        cluster.pending_tokens[prompt] -= one.prompt_tokens
-    cluster.pending_tokens[token] -= 1
-    cluster.kv_tokens[token] -= one.prompt_tokens + one.output_tokens
-    if prompt != token and one.phase <= Phase.SENDING:
-        cluster.kv_tokens[prompt] -= one.prompt_tokens + 1
-    rank(cluster, prompt)
-    rank(cluster, token)
+def hand_out(state: Any, now: float) -> None:
+    """Place waiting requests, in order, until one has to go on waiting."""
+    line = state.outages.progress
+    rules = state.rules
+    while line[LINE_HEAD] != NONE:
+        request = line[LINE_HEAD]
+        one = state.requests[request]
+        prompt, token = place_if_room(
+            state.cluster,
+            one.prompt_tokens,
+            in_blocks(state, one.prompt_tokens + 1),
+            one.output_tokens == 1,
+            rules.queue_threshold_tokens,
+            rules.change_roles,
+        )
+        if prompt == NOBODY:
+            return
+        leave_line(state)
+        note_pool(state, prompt, now)
+        note_pool(state, token, now)
+        one.prompt_machine = prompt
+        one.token_machine = token
+        send_to_machines(state, request, now)

@@ -3,7 +3,8 @@
 1. ``fail``: the machine's running segment ends where it is; iterations that were over count.
 2. Every request that needed the machine is recalled, wherever it stood: its prompt waited or was
    computed there, its cache was on the way from or to it, or its tokens were made there. Prompt
-   plus tokens so far are a new prompt, placed anew at once, in order of arrival.
+   plus tokens so far are a new prompt, placed anew at once, in order of arrival; where the cache
+   grows, as soon as there is room, before requests that never began.
 3. What the requests held on other machines is free, so every machine looks at its queue again.
 4. ``recover``: the machine is idle, in its home pool. Requests for whom no machine was up are
    placed.
@@ -11,32 +12,41 @@
 
 from typing import Any
 
-from splitwise.scheduling.placement import go_home, rank
+from splitwise.scheduling.placement import rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
-from splitwise.simulation.dispatch import dispatch, recall
-from splitwise.simulation.machine import account, duration_s, ended_iterations, kick, note_pool
-from splitwise.simulation.slots import drop_finished
-from splitwise.simulation.state import DECODE, IDLE, NONE, Phase
+from splitwise.simulation.dispatch import dispatch
+from splitwise.simulation.machine import account, duration_s, ended_iterations, kick
+from splitwise.simulation.recall import recall
+from splitwise.simulation.roles import settle
+from splitwise.simulation.slots import drop_finished, generated_in
+from splitwise.simulation.state import DECODE, HAPPENED, IDLE, NONE, WAITING, Phase
 
 
 @compiled
 def change_machine(state: Any, arrived: int, now: float) -> None:
     """The next outage begins or ends; ``arrived`` requests have come so far."""
     outages = state.outages
-    event = outages.progress[0]
-    outages.progress[0] += 1
+    event = outages.progress[HAPPENED]
+    outages.progress[HAPPENED] += 1
     machine = outages.events[event].machine
     if outages.events[event].goes_up:
         recover(state, machine, now)
     else:
         fail(state, machine, now)
-    outages.progress[1] = 0
+    if not state.rules.cache_grows:
+        place_homeless(state, arrived, now)
+    look_again(state, now)
+
+
+@inlined
+def place_homeless(state: Any, arrived: int, now: float) -> None:
+    """Those recalled, and those for whom no machine was up, are placed."""
+    state.outages.progress[WAITING] = 0
     for request in range(arrived):
         one = state.requests[request]
         if one.phase == Phase.AWAY and one.reason == 0:
             dispatch(state, request, now)
-    look_again(state, now)
 
 
 @inlined
@@ -49,7 +59,7 @@ def fail(state: Any, machine: int, now: float) -> None:
         one = state.requests[seat.request]
         one.last_token_s = seat.last_s
         one.max_tbt_s = seat.gap_s
-        recall(state, seat.request, one.output_tokens - (seat.finish - here.iteration))
+        recall(state, seat.request, generated_in(state, machine, slot), now)
     for request in range(len(state.requests)):
         one = state.requests[request]
         if one.phase == Phase.AWAY or one.phase == Phase.DONE:
@@ -57,7 +67,7 @@ def fail(state: Any, machine: int, now: float) -> None:
         if one.token_machine == machine or (
             one.prompt_machine == machine and one.phase <= Phase.SENDING
         ):
-            recall(state, request, 1 if one.phase >= Phase.SENDING else 0)
+            recall(state, request, 1 if one.phase >= Phase.SENDING else 0, now)
     here.started = 0
     here.active = 0
     here.context_tokens = 0
@@ -92,8 +102,7 @@ def recover(state: Any, machine: int, now: float) -> None:
     here = state.machines[machine]
     here.down_s += now - here.down_since_s
     state.cluster.up[machine] = True
-    go_home(state.cluster, machine)
-    note_pool(state, machine, now)
+    settle(state, machine, now)
     rank(state.cluster, machine)
 
 
@@ -105,6 +114,7 @@ def look_again(state: Any, now: float) -> None:
         here.blocked_on = NONE
         here.blocked_head = NONE
         here.blocked_tail = NONE
+        here.has_freed = True
     for machine in range(len(state.machines)):
         if state.cluster.up[machine]:
             kick(state, machine, now)

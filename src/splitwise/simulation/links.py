@@ -85,6 +85,8 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     start_s = now
     if early:
         start_s = now - (now - one.attempt_start_s) * (layers - 1) / layers
+        if state.rules.cache_grows:  # room may have come free while the prompt ran
+            start_s = max(start_s, one.transfer_start_s)
     if state.rules.share_links:
         start_s = max(start_s, source.egress_free_s, to.ingress_free_s)
     end_s = start_s + whole_s

@@ -1,6 +1,7 @@
 """The event loop: the earliest of the next arrival, machine, transfer and outage.
 
 1. An arrival is placed on its two machines at once, and its prompt joins a queue: ``dispatch``.
+   Where the cache grows, it joins the cluster's line, which is served after every event.
 2. A machine's segment ends: ``machine.end``.
 3. A transfer ends: the prompt machine's cache is free, the request joins its token machine.
 4. A machine goes down or comes up: ``failures``.
@@ -10,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.placement import go_home, rank
+from splitwise.scheduling.placement import rank
 from splitwise.scheduling.ranking import NOBODY, first
+from splitwise.simulation.charges import in_blocks
 from splitwise.simulation.compiled import compiled, inlined
-from splitwise.simulation.dispatch import dispatch
+from splitwise.simulation.dispatch import dispatch, serve_line
 from splitwise.simulation.failures import change_machine
+from splitwise.simulation.line import join_line, leave_line
 from splitwise.simulation.links import pop, send
-from splitwise.simulation.machine import end, kick, note_pool, wake_blocked
+from splitwise.simulation.machine import end, kick, wake_blocked
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
+from splitwise.simulation.roles import settle
+from splitwise.simulation.state import HAPPENED, LINE_HEAD, NONE, WAITING, Phase
 
 REJECTED = int(Status.REJECTED)
 
@@ -32,6 +37,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
     """
     count = len(state.requests)
     ranking = state.ends
+    last_s = 0.0
     while True:
         arrival_s = state.requests[arrived].arrival_s if arrived < count else np.inf
         machine = first(ranking, 0)
@@ -40,9 +46,14 @@ def advance(state: Any, arrived: int, until: int) -> int:
         link_s = transfers.heap[0].time_s if transfers.size[0] > 0 else np.inf
         outage_s = next_outage_s(state.outages)
         now = min(arrival_s, end_s, link_s)
-        if now == np.inf and (state.outages.progress[1] == 0 or outage_s == np.inf):
-            return int(arrived)
+        if now == np.inf and (state.outages.progress[WAITING] == 0 or outage_s == np.inf):
+            if state.outages.progress[LINE_HEAD] == NONE:
+                return int(arrived)
+            leave_line(state)  # no machine will ever be up that holds it
+            serve_line(state, last_s)
+            continue
         now = min(now, outage_s)
+        last_s = now
         sample(state, now)
         if end_s == now:
             end(state, machine, now)
@@ -54,14 +65,25 @@ def advance(state: Any, arrived: int, until: int) -> int:
             return int(arrived)
         else:
             if state.requests[arrived].status != REJECTED:
-                dispatch(state, arrived, now)
+                arrive(state, arrived, now)
             arrived += 1
+        if state.rules.cache_grows:
+            serve_line(state, now)
+
+
+@inlined
+def arrive(state: Any, request: int, now: float) -> None:
+    """A request comes."""
+    if state.rules.cache_grows:
+        join_line(state, request)
+    else:
+        dispatch(state, request, now)
 
 
 @inlined
 def next_outage_s(outages: Any) -> float:
     """When the next machine goes down or up."""
-    event = outages.progress[0]
+    event = outages.progress[HAPPENED]
     return outages.events[event].time_s if event < len(outages.events) else np.inf
 
 
@@ -72,15 +94,31 @@ def deliver(state: Any, request: int, now: float) -> None:
     if np.isnan(one.transfer_end_s):
         send(state, request, now, False)
         return
+    if state.rules.cache_grows:
+        deliver_grown(state, request, now)
+        return
     source = one.prompt_machine
     state.machines[source].memory_tokens -= one.prompt_tokens + 1
     state.cluster.kv_tokens[source] -= one.prompt_tokens + 1
     rank(state.cluster, source)
-    go_home(state.cluster, source)
-    note_pool(state, source, now)
+    settle(state, source, now)
     append_ready(state, one.token_machine, request)
     wake_blocked(state, source, now)
     kick(state, source, now)
+    kick(state, one.token_machine, now)
+
+
+@inlined
+def deliver_grown(state: Any, request: int, now: float) -> None:
+    """A transfer has ended: the prompt machine has its blocks back. It is charged until the token
+    machine has looked."""
+    one = state.requests[request]
+    source = state.machines[one.prompt_machine]
+    source.memory_tokens -= in_blocks(state, one.prompt_tokens)
+    source.has_freed = True
+    append_ready(state, one.token_machine, request)
+    one.phase = Phase.ARRIVED
+    kick(state, one.prompt_machine, now)
     kick(state, one.token_machine, now)
 
 

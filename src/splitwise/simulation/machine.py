@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from splitwise.scheduling.batching import decode_places, joins_batch
-from splitwise.scheduling.placement import go_home, rank
+from splitwise.scheduling.placement import rank
 from splitwise.scheduling.ranking import OUT, set_key
+from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import compiled, inlined
+from splitwise.simulation.grown import grow, iterations_before_growth, take_in, try_begin
 from splitwise.simulation.links import send
-from splitwise.simulation.memory import try_grow, try_reserve
+from splitwise.simulation.memory import give_back, try_grow, try_reserve
 from splitwise.simulation.queues import append_ready
+from splitwise.simulation.roles import settle
 from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
 from splitwise.simulation.state import (
     DECODE,
@@ -33,25 +36,9 @@ from splitwise.simulation.state import (
     NONE,
     OCCUPANCY_BINS,
     PROMPT,
+    STARTING,
     Phase,
 )
-
-
-@inlined
-def note_pool(state: Any, machine: int, now: float) -> None:
-    """Something may have moved the machine into another pool; write it down."""
-    log = state.log
-    pool = state.cluster.pool[machine]
-    if log.pool[machine] == pool:
-        return
-    log.pool[machine] = pool
-    entry = log.written[2]
-    if entry < len(log.role_changes):
-        log.written[2] += 1
-        change = log.role_changes[entry]
-        change.time_s = now
-        change.machine = machine
-        change.pool = pool
 
 
 @inlined
@@ -115,6 +102,9 @@ def ended_iterations(here: Any, now: float) -> int:
 def start(state: Any, machine: int, now: float) -> None:
     """Compose the next batch and run it; idle if there is none."""
     here = state.machines[machine]
+    if state.rules.cache_grows:
+        take_in(state, machine, now)
+        grow(state, machine, now)
     aged = take_prompts(state, machine, now)
     seat_decodes(state, machine, now)
     if here.batch_tokens == 0 and here.active == 0:
@@ -134,6 +124,8 @@ def start(state: Any, machine: int, now: float) -> None:
         # Aged decodes held a prompt back: they are aged no more after one iteration.
         once = aged > 0 and here.queue_head != NONE
         here.iterations = 1 if once else here.next_finish - here.iteration
+        if state.rules.cache_grows:
+            here.iterations = min(here.iterations, iterations_before_growth(state, machine))
         here.is_cut = here.iterations == 1
     elif decodes == 0:
         here.running = PROMPT
@@ -151,8 +143,7 @@ def rest(state: Any, machine: int, now: float) -> None:
     here = state.machines[machine]
     here.running = IDLE
     set_key(state.ends, 0, machine, OUT)
-    go_home(state.cluster, machine)
-    note_pool(state, machine, now)
+    settle(state, machine, now)
 
 
 @inlined
@@ -182,7 +173,7 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
         if is_part and not (rules.chunk_prompts and left > 0):
             break
         if one.phase == Phase.QUEUED:
-            if not try_reserve(state, machine, one):
+            if not take_room(state, machine, one):
                 break
             begin_prompt(one, now)
         if is_part:
@@ -192,7 +183,7 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
         left -= tokens
         here.batch_tokens += tokens
         here.batch_prompts += 1
-        state.cluster.waiting[machine] -= 1
+        stop_waiting(state, machine)
         here.queue_head = one.next
         one.next = NONE
         if last == NONE:
@@ -201,6 +192,24 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
             state.requests[last].next = request
         last = request
     return int(aged)
+
+
+@inlined
+def take_room(state: Any, machine: int, one: Any) -> bool:
+    """Take room for a prompt that is about to start, if there is enough."""
+    if state.rules.cache_grows:
+        return try_begin(state, machine, one)
+    return try_reserve(state, machine, one)
+
+
+@inlined
+def stop_waiting(state: Any, machine: int) -> None:
+    """A prompt waits no more. A server's cluster scheduler is yet to be told (``serve_line``)."""
+    if state.rules.cache_grows:
+        state.machines[machine].starting += 1
+        state.outages.progress[STARTING] += 1
+    else:
+        state.cluster.waiting[machine] -= 1
 
 
 @inlined
@@ -228,7 +237,8 @@ def seat_decodes(state: Any, machine: int, now: float) -> None:
         if not try_grow(state, machine, one):
             break
         here.ready_head = one.next
-        state.cluster.waiting[machine] -= 1
+        if not state.rules.cache_grows:
+            state.cluster.waiting[machine] -= 1
         one.phase = Phase.DECODE
         one.decode_start_s = now
         join(state, machine, request)
@@ -282,15 +292,28 @@ def first_token(state: Any, request: int, now: float) -> None:
     if one.output_tokens == 1:
         one.phase = Phase.DONE
         one.finish_s = now
-        state.machines[machine].memory_tokens -= one.prompt_tokens + 1
+        give_back(state, machine, one)
         cluster.pending_tokens[machine] -= 1
-        cluster.kv_tokens[machine] -= one.prompt_tokens + 1
-    elif one.token_machine == machine:
+        cluster.kv_tokens[machine] -= token_charge(state, one, 0)
+        return
+    if state.rules.cache_grows:
+        charge_first(state, one)
+    if one.token_machine == machine:
         append_ready(state, machine, request)
     else:
         one.phase = Phase.SENDING
+        if state.rules.cache_grows and one.held_tokens == 0:
+            return  # ``grown.reserve`` sends it
         early = state.rules.overlap and one.prompt_tokens >= state.rules.overlap_from_tokens
         send(state, request, now, early)
+
+
+@inlined
+def charge_first(state: Any, one: Any) -> None:
+    """Charge what the first token makes the cache grow by."""
+    kv_tokens = state.cluster.kv_tokens
+    kv_tokens[one.token_machine] += token_charge(state, one, 1) - token_charge(state, one, 0)
+    rank(state.cluster, one.token_machine)
 
 
 @inlined

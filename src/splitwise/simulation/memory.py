@@ -6,6 +6,8 @@ for each other would wait for ever.
 
 With ``retry_s``, as in the authors' public simulator, room is taken late instead: the prompt's as
 it starts, again on the token machine as the transfer starts, the output's as the token phase does.
+
+Where the cache grows with the output, ``grown`` has other rules.
 """
 
 from typing import Any
@@ -31,6 +33,23 @@ def take_memory(state: Any, machine: int, tokens: int) -> None:
 
 
 @inlined
+def token_memory(state: Any, one: Any) -> int:
+    """Cache a request holds in its token phase."""
+    if state.rules.cache_grows:
+        return int(one.held_tokens)
+    return int(one.prompt_tokens + one.output_tokens)
+
+
+@inlined
+def give_back(state: Any, machine: int, one: Any) -> None:
+    """A request is done with its token machine."""
+    here = state.machines[machine]
+    here.memory_tokens -= token_memory(state, one)
+    if state.rules.cache_grows:
+        here.has_freed = True
+
+
+@inlined
 def early_memory(state: Any, one: Any) -> int:
     """Cache a request holds on its token machine before its token phase."""
     if state.rules.retry_s > 0:
@@ -49,6 +68,8 @@ def prompt_memory(state: Any, one: Any) -> int:
 @inlined
 def try_grow(state: Any, machine: int, one: Any) -> bool:
     """Take what the token phase needs beyond what is held already, if there is room."""
+    if state.rules.cache_grows:
+        return True  # ``grown.grow`` has done so
     more = one.prompt_tokens + one.output_tokens - early_memory(state, one)
     if more > 0 and not has_room(state, machine, more):
         return False

@@ -31,7 +31,60 @@ def append_ready(state: Any, machine: int, request: int) -> None:
     else:
         state.requests[here.ready_tail].next = request
     here.ready_tail = request
-    state.cluster.waiting[machine] += 1
+    if not state.rules.cache_grows:  # a server counts prompts alone as waiting
+        state.cluster.waiting[machine] += 1
+
+
+@inlined
+def unlink_ready(state: Any, machine: int, request: int) -> None:
+    """Take a request out of those that are ready."""
+    here = state.machines[machine]
+    before = NONE
+    one = here.ready_head
+    while one != request:
+        before = one
+        one = state.requests[one].next
+    following = state.requests[request].next
+    if before == NONE:
+        here.ready_head = following
+    else:
+        state.requests[before].next = following
+    if here.ready_tail == request:
+        here.ready_tail = before
+
+
+@inlined
+def append_expected(state: Any, machine: int, request: int) -> None:
+    """A request waits for blocks on its token machine, whatever becomes of its prompt meanwhile."""
+    here = state.machines[machine]
+    state.requests[request].expected_next = NONE
+    if here.expected_head == NONE:
+        here.expected_head = request
+    else:
+        state.requests[here.expected_tail].expected_next = request
+    here.expected_tail = request
+
+
+@inlined
+def pop_expected(state: Any, machine: int) -> None:
+    """The first of those that wait for blocks has them."""
+    here = state.machines[machine]
+    here.expected_head = state.requests[here.expected_head].expected_next
+
+
+@inlined
+def unlink_expected(state: Any, machine: int, request: int) -> None:
+    """Take a request out of those that wait for blocks."""
+    here = state.machines[machine]
+    if here.expected_head == request:
+        pop_expected(state, machine)
+        return
+    before = here.expected_head
+    while state.requests[before].expected_next != request:
+        before = state.requests[before].expected_next
+    state.requests[before].expected_next = state.requests[request].expected_next
+    if here.expected_tail == request:
+        here.expected_tail = before
 
 
 @inlined

@@ -56,9 +56,9 @@ class Result:
 
     Requests are in order of arrival. ``occupancy_s`` (machines, 514) holds the seconds spent in
     iterations with that many active tokens, the last bin all larger ones. ``pool_sizes``
-    (samples, 3) counts machines by ``scheduling.pools.Pool``. A request that a machine's failure
-    made start anew has ``attempts`` > 1; its transfer, decode start and machines are those of the
-    last attempt.
+    (samples, 3) counts machines by ``scheduling.pools.Pool``. A request that a machine's failure,
+    or a lack of blocks, made start anew has ``attempts`` > 1; its transfer, decode start and
+    machines are those of the last attempt.
     """
 
     arrival_s: NDArray[np.float64]

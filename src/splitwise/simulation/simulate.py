@@ -24,6 +24,9 @@ from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, S
 SLICE_REQUESTS: Final = 50_000
 SAMPLES: Final = 400
 ROLE_CHANGES: Final = 100_000
+CACHES: Final = ("promised", "grown")
+BLOCK_TOKENS: Final = 16
+"""The block of most engines."""
 PER_REQUEST: Final = (
     *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
     *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
@@ -67,6 +70,12 @@ class Options:
     at least ``overlap_from_tokens`` are computed (Splitwise, section IV.C). ``retry_s`` is how
     often a full token machine is asked again for room; 0: a prompt starts with all room reserved.
     ``timeline_segments`` bounds the segments kept for the timeline.
+
+    ``cache`` is what is known of a request's cache as it is placed. ``"promised"``: all of it, as
+    if the length of the output were known. ``"grown"``: the prompt and a token, in whole blocks of
+    ``block_tokens``, as a server's cluster scheduler knows it. Requests then wait in one line for
+    machines with room, and where a token machine's blocks run out as outputs grow, it preempts the
+    youngest request, which returns to the head of the line with its tokens so far in its prompt.
     """
 
     queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
@@ -80,9 +89,11 @@ class Options:
     share_links: bool = True
     retry_s: float = 0.0
     timeline_segments: int = 0
+    cache: str = "promised"
+    block_tokens: int = BLOCK_TOKENS
 
     def __post_init__(self) -> None:
-        for name in ("queue_threshold_tokens", "batch_tokens", "batch_requests"):
+        for name in ("queue_threshold_tokens", "batch_tokens", "batch_requests", "block_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch_requests > st.MAX_SLOTS:
@@ -90,6 +101,13 @@ class Options:
         for name in ("max_preemptions", "retry_s", "timeline_segments"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.cache not in CACHES:
+            raise ValueError(f"cache is {self.cache!r}; it must be one of {', '.join(CACHES)}")
+        if self.cache == "grown" and self.retry_s > 0:
+            raise ValueError(
+                f"retry_s is {self.retry_s:g}, but a cache that is grown is reserved before it is "
+                "sent; leave retry_s at 0, or cache at 'promised'"
+            )
 
 
 @dataclass(frozen=True)
@@ -195,9 +213,13 @@ def new_state(
     capacity = np.repeat(
         [group.times.kv_capacity_tokens for group in groups], [group.count for group in groups]
     )
+    grows = options.cache == "grown"
+    if grows:
+        capacity = capacity // options.block_tokens * options.block_tokens
     table = new_requests(requests, int(capacity.max()))
     span_s = max(float(requests.arrival_s[-1]), 1.0)
-    longest = int(table["prompt_tokens"].max()) + options.batch_tokens + st.MAX_SLOTS
+    whole = table["prompt_tokens"] + table["output_tokens"]  # a retry's prompt may be almost that
+    longest = int(whole.max()) + options.batch_tokens + st.MAX_SLOTS
     return st.State(
         new_cluster(home.astype(np.int8), capacity.astype(np.int64)),
         new_kinds(groups, longest + 1),
@@ -205,7 +227,7 @@ def new_state(
         machines,
         table,
         np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
-        np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
+        np.zeros(max(st.MAX_SLOTS, len(table)) if grows else st.MAX_SLOTS, dtype=st.SLOT),
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
         new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
@@ -219,7 +241,8 @@ def new_outages(outages: Sequence[Outage]) -> st.Outages:
     events = [(one.down_s, one.machine, 0) for one in outages]
     events += [(one.up_s, one.machine, 1) for one in outages if np.isfinite(one.up_s)]
     events.sort(key=lambda event: (event[0], -event[2], event[1]))
-    return st.Outages(np.zeros(2, dtype=np.int64), np.array(events, dtype=st.OUTAGE))
+    progress = np.array([0, 0, st.NONE, st.NONE, 0], dtype=np.int64)
+    return st.Outages(progress, np.array(events, dtype=st.OUTAGE))
 
 
 def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
@@ -227,7 +250,7 @@ def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
     machines = np.zeros(sum(group.count for group in groups), dtype=st.MACHINE)
     machines["kind"] = np.repeat(np.arange(len(groups)), [group.count for group in groups])
     machines["running"] = st.IDLE
-    for name in ("queue", "ready", "blocked"):
+    for name in ("queue", "ready", "blocked", "expected"):
         machines[f"{name}_head"] = st.NONE
         machines[f"{name}_tail"] = st.NONE
     machines["batch_head"] = st.NONE
@@ -285,6 +308,8 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
         options.overlap,
         options.share_links,
         options.overlap_from_tokens,
+        True if options.cache == "grown" else None,
+        options.block_tokens,
         options.retry_s,
         span_s / SAMPLES,
     )

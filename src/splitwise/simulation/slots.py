@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from splitwise.scheduling.batching import is_aged
+from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import inlined
+from splitwise.simulation.memory import give_back
 from splitwise.simulation.state import Phase
 
 
@@ -36,6 +38,46 @@ def seated_context(state: Any, machine: int) -> int:
         left = seat.finish - here.iteration
         context -= one.prompt_tokens + one.output_tokens - left
     return int(context)
+
+
+@inlined
+def generated_in(state: Any, machine: int, slot: int) -> int:
+    """Tokens that the request in ``slot`` has made in this attempt."""
+    seat = state.slots[machine, slot]
+    left = seat.finish - state.machines[machine].iteration
+    return int(state.requests[seat.request].output_tokens - left)
+
+
+@inlined
+def leave(state: Any, machine: int, slot: int) -> int:
+    """The request in ``slot`` gives it up, unfinished; returns ``generated_in`` of it."""
+    here = state.machines[machine]
+    slots = state.slots[machine]
+    one = state.requests[slots[slot].request]
+    generated = generated_in(state, machine, slot)
+    one.last_token_s = slots[slot].last_s
+    one.max_tbt_s = slots[slot].gap_s
+    here.context_tokens -= one.prompt_tokens + generated
+    here.next_finish = np.int64(2**62)
+    here.active -= slot < here.active
+    here.started -= 1
+    for i in range(slot, here.started):
+        slots[i] = slots[i + 1]
+    for i in range(here.started):
+        here.next_finish = min(here.next_finish, slots[i].finish)
+    return generated
+
+
+@inlined
+def charge_growth(state: Any, machine: int) -> None:
+    """Charge what the active slots' caches have grown by in the segment that ends."""
+    here = state.machines[machine]
+    kv_tokens = state.cluster.kv_tokens
+    for slot in range(here.active):
+        one = state.requests[state.slots[machine, slot].request]
+        generated = generated_in(state, machine, slot)
+        kv_tokens[machine] -= token_charge(state, one, generated)
+        kv_tokens[machine] += token_charge(state, one, generated + here.iterations)
 
 
 @inlined
@@ -74,6 +116,8 @@ def drop_finished(state: Any, machine: int, now: float) -> None:
     here = state.machines[machine]
     last_gap_s = here.first_s + here.growth_s * (here.iterations - 1)
     first_end_s = here.start_s + here.first_s
+    if state.rules.cache_grows:
+        charge_growth(state, machine)
     here.iteration += here.iterations
     here.context_tokens += here.active * here.iterations
     slots = state.slots[machine]
@@ -109,11 +153,15 @@ def finish(state: Any, machine: int, slot: int, now: float) -> None:
     here = state.machines[machine]
     seat = state.slots[machine, slot]
     one = state.requests[seat.request]
-    tokens = one.prompt_tokens + one.output_tokens
     one.phase = Phase.DONE
     one.finish_s = now
     one.max_tbt_s = seat.gap_s
+    tokens = one.prompt_tokens + one.output_tokens
     here.context_tokens -= tokens
-    here.memory_tokens -= tokens
     state.cluster.pending_tokens[machine] -= 1
-    state.cluster.kv_tokens[machine] -= tokens
+    if state.rules.cache_grows:
+        give_back(state, machine, one)
+        state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)
+    else:
+        here.memory_tokens -= tokens
+        state.cluster.kv_tokens[machine] -= tokens

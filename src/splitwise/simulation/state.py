@@ -24,21 +24,36 @@ DECODE: Final = 1
 MIXED: Final = 2
 
 
+HAPPENED: Final = 0
+"""Where ``Outages.progress`` has how many have happened,"""
+WAITING: Final = 1
+"""how many requests have no machine,"""
+LINE_HEAD: Final = 2
+LINE_TAIL: Final = 3
+"""the first and last of the line that they form where the cache grows,"""
+STARTING: Final = 4
+"""and how many prompts began of which the cluster has not been told."""
+
+
 class Phase(IntEnum):
     """Where a request is, and so whose memory it holds.
 
     ``AWAY``: not arrived, or no machine was up. ``QUEUED``: nothing. ``PROMPT`` and ``SENDING``:
     its prompt on the prompt machine, and what is reserved for it on the token machine. ``READY``
     and ``DECODE``: all its cache on the token machine. ``DONE``: nothing.
+
+    Where the cache grows, a request that is ``AWAY`` and has arrived stands in the cluster's line,
+    and one that is ``ARRIVED`` has its cache on a token machine that has not looked yet.
     """
 
     AWAY = 0
     QUEUED = 1
     PROMPT = 2
     SENDING = 3
-    READY = 4
-    DECODE = 5
-    DONE = 6
+    ARRIVED = 4
+    READY = 5
+    DECODE = 6
+    DONE = 7
 
 
 MACHINE = np.dtype(
@@ -53,6 +68,8 @@ MACHINE = np.dtype(
         ("chunk_tokens", np.int64),  # of the queue's head, when prompts are chunked
         ("ready_head", np.int32),  # decodes that have no slot yet
         ("ready_tail", np.int32),
+        ("expected_head", np.int32),  # requests that wait for blocks, where the cache grows
+        ("expected_tail", np.int32),
         ("blocked_head", np.int32),  # machines whose next prompt waits for room here
         ("blocked_tail", np.int32),
         ("blocked_next", np.int32),  # in the list of the machine this one waits for
@@ -66,6 +83,8 @@ MACHINE = np.dtype(
         ("first_s", np.float64),  # time of the segment's first iteration
         ("growth_s", np.float64),  # what each further iteration adds to that
         ("is_cut", np.bool_),
+        ("has_freed", np.bool_),  # since it was last looked who of the expected gets blocks
+        ("starting", np.int32),  # prompts that began, of which the cluster has not been told
         ("context_tokens", np.int64),  # cache of the active slots
         ("memory_tokens", np.int64),  # cache really in use
         ("peak_memory_tokens", np.int64),
@@ -89,7 +108,9 @@ REQUEST = np.dtype(
         ("arrival_s", np.float64),
         ("prompt_tokens", np.int64),  # of this attempt: with the tokens of earlier ones
         ("output_tokens", np.int64),  # still to come
-        ("done_tokens", np.int64),  # of the prompt, when it is chunked
+        ("done_tokens", np.int32),  # of the prompt, when it is chunked
+        ("held_tokens", np.int32),  # of cache, on its token machine, where the cache grows
+        ("expected_next", np.int32),  # of those that wait for blocks there
         ("next", np.int32),  # in whichever queue holds the request
         ("prompt_machine", np.int32),
         ("token_machine", np.int32),
@@ -175,7 +196,11 @@ class Kinds(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The numbers of ``simulate.Options`` that compiled code reads."""
+    """The numbers of ``simulate.Options`` that compiled code reads.
+
+    ``cache_grows`` is True or None. None has a type of its own, so that code compiled for it leaves
+    out all that serves growing caches: the usual simulation does not pay for it.
+    """
 
     queue_threshold_tokens: int
     batch_tokens: int
@@ -186,6 +211,8 @@ class Rules(NamedTuple):
     overlap: bool
     share_links: bool
     overlap_from_tokens: int
+    cache_grows: bool | None
+    block_tokens: int
     retry_s: float
     sample_every_s: float
 
@@ -198,9 +225,9 @@ class Transfers(NamedTuple):
 
 
 class Outages(NamedTuple):
-    """Machines that go down or up, in order of time.
+    """Machines that go down or up, in order of time, and who waits for a machine.
 
-    ``progress`` holds how many have happened, and how many requests wait for a machine to come up.
+    ``progress`` holds numbers, by the constants above.
     """
 
     progress: NDArray[np.int64]

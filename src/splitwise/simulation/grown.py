@@ -1,0 +1,177 @@
+"""A machine's cache where it grows with the output, as a server's must that does not know its end.
+
+1. ``expect``: a request is placed; its token machine is to find blocks for the prompt. A machine
+   looks at what came in between two iterations only, as the server's do.
+2. ``take_in``: blocks are promised to the prompt machine, first come, first served, as far as
+   ``may_reserve`` lets them; and of caches that have arrived the cluster is told.
+3. ``grow``: every running request gets the block its next token may need. If there is none, the
+   last in rank, the youngest, is preempted and returns to the cluster's line.
+"""
+
+from typing import Any
+
+from splitwise.scheduling.batching import may_reserve, pick_victim
+from splitwise.scheduling.placement import rank
+from splitwise.simulation.charges import in_blocks, prompt_charge
+from splitwise.simulation.compiled import inlined
+from splitwise.simulation.links import send
+from splitwise.simulation.memory import take_memory
+from splitwise.simulation.queues import append_expected, pop_expected, unlink_ready
+from splitwise.simulation.recall import recall
+from splitwise.simulation.roles import settle
+from splitwise.simulation.slots import generated_in, leave
+from splitwise.simulation.state import NONE, Phase
+
+
+@inlined
+def expect(state: Any, request: int) -> None:
+    """The request's token machine is to reserve blocks for its prompt."""
+    machine = state.requests[request].token_machine
+    append_expected(state, machine, request)
+    state.machines[machine].has_freed = True
+
+
+@inlined
+def free_tokens(state: Any, machine: int) -> int:
+    """Cache that nobody holds."""
+    used = state.machines[machine].memory_tokens
+    return int(state.cluster.kv_capacity_tokens[machine] - used)
+
+
+@inlined
+def may_take(state: Any, machine: int, tokens: int) -> bool:
+    """Whether a newcomer gets blocks beside those that run and grow."""
+    running = state.machines[machine].started
+    request = state.machines[machine].ready_head
+    while request != NONE:
+        running += state.requests[request].phase == Phase.READY
+        request = state.requests[request].next
+    block = state.rules.block_tokens
+    return may_reserve(tokens // block, free_tokens(state, machine) // block, running)
+
+
+@inlined
+def try_begin(state: Any, machine: int, one: Any) -> bool:
+    """Take blocks for a prompt on the machine that computes it, or none."""
+    tokens = in_blocks(state, one.prompt_tokens)
+    if not may_take(state, machine, tokens):
+        return False
+    take_memory(state, machine, tokens)
+    if one.token_machine == machine:
+        one.held_tokens = tokens
+    return True
+
+
+@inlined
+def take_in(state: Any, machine: int, now: float) -> None:
+    """Look at what happened during the iteration."""
+    here = state.machines[machine]
+    if here.has_freed:
+        here.has_freed = False
+        reserve(state, machine, now)
+    request = here.ready_head
+    while request != NONE:
+        one = state.requests[request]
+        if one.phase == Phase.ARRIVED:
+            one.phase = Phase.READY
+            state.cluster.kv_tokens[one.prompt_machine] -= prompt_charge(state, one)
+            rank(state.cluster, one.prompt_machine)
+            settle(state, one.prompt_machine, now)
+        request = one.next
+
+
+@inlined
+def reserve(state: Any, machine: int, now: float) -> None:
+    """Give blocks to those that wait for them, in order."""
+    here = state.machines[machine]
+    while here.expected_head != NONE:
+        request = here.expected_head
+        one = state.requests[request]
+        tokens = in_blocks(state, one.prompt_tokens)
+        if not may_take(state, machine, tokens):
+            return
+        pop_expected(state, machine)
+        take_memory(state, machine, tokens)
+        one.held_tokens = tokens
+        one.transfer_start_s = now  # at the earliest
+        if one.phase == Phase.SENDING:
+            send(state, request, now, False)
+
+
+@inlined
+def grow(state: Any, machine: int, now: float) -> None:
+    """Room for the tokens of the next iteration, preempting as many as it takes."""
+    while lacking_tokens(state, machine) > free_tokens(state, machine):
+        preempt_last(state, machine, now)
+    here = state.machines[machine]
+    for slot in range(here.started):
+        request = state.slots[machine, slot].request
+        hold_blocks(state, machine, request, generated_in(state, machine, slot))
+    request = here.ready_head
+    while request != NONE:
+        hold_blocks(state, machine, request, 1)
+        request = state.requests[request].next
+
+
+@inlined
+def lacking_tokens(state: Any, machine: int) -> int:
+    """Cache that running requests need beyond what they hold."""
+    here = state.machines[machine]
+    lacking = 0
+    for slot in range(here.started):
+        one = state.requests[state.slots[machine, slot].request]
+        tokens = one.prompt_tokens + generated_in(state, machine, slot)
+        lacking += in_blocks(state, tokens) - one.held_tokens
+    request = here.ready_head
+    while request != NONE:
+        one = state.requests[request]
+        lacking += in_blocks(state, one.prompt_tokens + 1) - one.held_tokens
+        request = one.next
+    return int(lacking)
+
+
+@inlined
+def hold_blocks(state: Any, machine: int, request: int, generated: int) -> None:
+    """Give a running request the blocks that its tokens so far need."""
+    one = state.requests[request]
+    tokens = in_blocks(state, one.prompt_tokens + generated)
+    if tokens > one.held_tokens:
+        take_memory(state, machine, tokens - one.held_tokens)
+        one.held_tokens = tokens
+
+
+@inlined
+def preempt_last(state: Any, machine: int, now: float) -> None:
+    """The last in rank gives its blocks up; others that wait for some do not get them."""
+    here = state.machines[machine]
+    ranked = state.scratch
+    count = here.started
+    for slot in range(count):
+        ranked[slot].request = state.slots[machine, slot].request
+    request = here.ready_head
+    while request != NONE:
+        ranked[count].request = request
+        count += 1
+        request = state.requests[request].next
+    victim = pick_victim(ranked[:count].request)  # those that came last have the highest numbers
+    request = ranked[victim].request
+    generated = 1
+    if victim < here.started:
+        generated = leave(state, machine, victim)
+    else:
+        unlink_ready(state, machine, request)
+    recall(state, request, generated, now)
+
+
+@inlined
+def iterations_before_growth(state: Any, machine: int) -> int:
+    """How many iterations the active slots run before one of them is charged, or needs, a block
+    more."""
+    here = state.machines[machine]
+    block = state.rules.block_tokens
+    iterations = block
+    for slot in range(here.active):
+        one = state.requests[state.slots[machine, slot].request]
+        last = (one.prompt_tokens + generated_in(state, machine, slot)) % block
+        iterations = min(iterations, block - last if last > 0 else 1)
+    return int(iterations)
