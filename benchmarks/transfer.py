@@ -132,14 +132,19 @@ def prompt_machine(calls: multiprocessing.connection.Connection, core: int) -> N
 
 
 def compute(sender: KVSender, case: Case, address: ReceiverAddress, transfer_id: str) -> float:
-    """The engine's part of one transfer. Returns how long a ``layer_ready`` call took, seconds."""
-    sender.begin(transfer_id, address, block_tables(case)[0], case.one_piece)
+    """The engine's part of one transfer. Returns how long the call after a layer took, seconds."""
+    blocks = block_tables(case)[0]
+    if not case.one_piece:
+        sender.begin(transfer_id, address, blocks)
     calls_s = []
     for layer in range(LAYOUT.layers):
         if case.layer_s:
             time.sleep(case.layer_s)
         start_s = time.perf_counter()
-        sender.layer_ready([transfer_id], layer)
+        if not case.one_piece:
+            sender.layer_ready([transfer_id], layer)
+        elif layer == LAYOUT.layers - 1:
+            sender.begin(transfer_id, address, blocks, all_ready=True)
         calls_s.append(time.perf_counter() - start_s)
     sender.finish(transfer_id, b"")
     return statistics.median(calls_s)

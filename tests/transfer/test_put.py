@@ -52,12 +52,13 @@ def test_interleaved_transfers_land_where_granted_and_nowhere_else(
         expected[:, target] = source_content[:, source]
 
     token.receiver.expect("t0", "prompt-0", tables["t0"][1])  # the grant comes first
-    for name, (source, _) in tables.items():
-        prompt.call("sender.begin", name, token.address, source, name == "t2")
+    for name in ("t0", "t1"):
+        prompt.call("sender.begin", name, token.address, tables[name][0])
     for layer in range(layers):
-        prompt.call("sender.layer_ready", list(tables), layer)
+        prompt.call("sender.layer_ready", ["t0", "t1"], layer)
         if layer == 0:
             token.receiver.expect("t2", "prompt-0", tables["t2"][1])
+    prompt.call("sender.begin", "t2", token.address, tables["t2"][0], True)
     prompt.call("sender.finish", "t0", b"a")
     prompt.call("sender.finish", "t1", b"b")
     token.receiver.expect("t1", "prompt-0", tables["t1"][1])  # the grant comes last
@@ -89,33 +90,31 @@ def test_interleaved_transfers_land_where_granted_and_nowhere_else(
     assert arrived["t1"].stats.early_bytes == 0  # nothing can be put before the grant
 
 
-@pytest.mark.parametrize("one_piece", [False, True])
-def test_layers_go_as_they_are_ready_unless_in_one_piece(transport: str, one_piece: bool) -> None:
+@pytest.mark.parametrize("layers", [0, 5, 6])
+def test_layers_go_when_they_are_ready(transport: str, layers: int) -> None:
+    """One by one, or all of them from the start; what is left when the prompt ends goes then."""
     layout = CacheLayout(6, 16, 16, 1024)
     prompt = LocalMachine(Settings("prompt-0", layout, 1, transport=transport))
     token = LocalMachine(Settings("token-0", layout, 2))
     token.receiver.expect("long", "prompt-0", [4, 5, 9])
-    prompt.sender.begin("long", token.address, [0, 1, 2], one_piece)
-    for layer in range(5):
+    prompt.sender.begin("long", token.address, [0, 1, 2], all_ready=layers == 6)
+    for layer in range(layers if layers < 6 else 0):
         prompt.sender.layer_ready(["long"], layer)
-    if one_piece:
-        # A second transfer over the same link, which is over once all notes so far were seen.
-        token.receiver.expect("short", "prompt-0", [0])
-        prompt.sender.begin("short", token.address, [0])
-        prompt.sender.finish("short", b"")
-        assert isinstance(token.event(), Arrived)
-        assert isinstance(prompt.event(), Sent)
-        np.testing.assert_array_equal(
-            token.cache[:, [4, 5, 9]], content(token.settings)[:, [4, 5, 9]]
-        )
-    else:
-        eventually(lambda: bool((token.cache[:5, [4, 5, 9]] == prompt.cache[:5, [0, 1, 2]]).all()))
-        # The bytes are there before the sender's task has counted them.
-        eventually(lambda: prompt.sender._transfers["long"].put_bytes == 5 * 3 * 1024)
+    # A second transfer over the same link, which is over once all notes so far were seen.
+    token.receiver.expect("short", "prompt-0", [0])
+    prompt.sender.begin("short", token.address, [0])
+    prompt.sender.finish("short", b"")
+    assert isinstance(token.event(), Arrived)
+    assert isinstance(prompt.event(), Sent)
+    # The bytes are there before the sender's task has counted them.
+    eventually(lambda: prompt.sender._transfers["long"].put_bytes == layers * 3 * 1024)
+    there, untouched = token.cache[:, [4, 5, 9]], content(token.settings)[:, [4, 5, 9]]
+    np.testing.assert_array_equal(there[:layers], prompt.cache[:layers, [0, 1, 2]])
+    np.testing.assert_array_equal(there[layers:], untouched[layers:])
     prompt.sender.finish("long", b"")
     event = token.event()
     assert isinstance(event, Arrived)
-    assert event.stats.early_bytes == (0 if one_piece else 5 * 3 * 1024)
+    assert event.stats.early_bytes == layers * 3 * 1024
     # Blocks 0 to 2 go to 4, 5 and 9: two runs a layer. TCP sends this little as one piece.
     assert event.stats.puts == 6 * (1 if transport == "tcp" else 2)
     np.testing.assert_array_equal(token.cache[:, [4, 5, 9]], prompt.cache[:, [0, 1, 2]])

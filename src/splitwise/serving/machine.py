@@ -5,7 +5,8 @@ The life of a task here (states: ``TaskState``):
 1. ``RunPrompt`` puts it into ``_prompts`` (producer: the cluster scheduler, consumer:
    ``_start_prompts``): QUEUED.
 2. ``_start_prompts`` gives it blocks and a place in the next iteration: PROMPT. A task with a
-   target begins its transfer, layer by layer as the iteration goes on.
+   target begins its transfer, layer by layer as the iteration goes on, or in one piece after the
+   last layer.
 3. The iteration gives its first token, which goes out at once. With a target it is SENDING until
    the transfer says ``Sent``; without one it joins ``_running``: RUNNING.
 4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
@@ -220,7 +221,7 @@ class Machine:
                 self._newcomers.remove(task)
             case TaskState.RUNNING:
                 self._running.remove(task)
-            case TaskState.PROMPT | TaskState.SENDING if task.target is not None:
+            case TaskState.PROMPT | TaskState.SENDING if task.is_sending:
                 task.state = TaskState.RELEASING
                 self._sender.cancel(task.transfer_id)
                 return
@@ -321,12 +322,16 @@ class Machine:
         for task, blocks in zip(started, needed, strict=False):
             self._take_blocks(task, blocks)
             task.state = TaskState.PROMPT
-            if task.target is not None:
-                one_piece = len(task.history) < self._limits.one_piece_below_tokens
-                self._sender.begin(task.transfer_id, task.target, task.blocks, one_piece)
+            if len(task.history) >= limits.one_piece_below_tokens:
+                self._begin_transfer(task)
         if started:
             self._emit(PromptsStarted([task.id for task in started]))
         return started
+
+    def _begin_transfer(self, task: Task, all_ready: bool = False) -> None:
+        if task.target is not None:
+            task.is_sending = True
+            self._sender.begin(task.transfer_id, task.target, task.blocks, all_ready)
 
     def _order_running(self) -> int:
         """Order the running tasks as prompts are about to take places; returns how many are aged.
@@ -366,10 +371,11 @@ class Machine:
     def _layer_callback(self, batch: list[Task]) -> LayerCallback:
         """Hands finished layers to the transfer, and gives up a batch that nobody wants."""
         ids = {task.id for task in batch}
-        leaving = [t for t in batch if t.state is TaskState.PROMPT and t.target is not None]
-        transfer_ids = [task.transfer_id for task in leaving]
+        layered = [task for task in batch if task.is_sending]
+        whole = [t for t in batch if t.state is TaskState.PROMPT and not t.is_sending]
+        transfer_ids = [task.transfer_id for task in layered]
         layout = self._engine.layout
-        layer_bytes = layout.block_bytes * sum(len(task.blocks) for task in leaving)
+        layer_bytes = layout.block_bytes * sum(len(task.blocks) for task in layered)
         together = max(1, self._limits.put_bytes // max(1, layer_bytes))
 
         def on_layer(layer: int) -> None:
@@ -379,6 +385,9 @@ class Machine:
             if transfer_ids and (is_last or (layer + 1) % together == 0):
                 for ready in range(layer - layer % together, layer + 1):
                     self._sender.layer_ready(transfer_ids, ready)
+            if is_last:
+                for task in whole:
+                    self._begin_transfer(task, all_ready=True)
 
         return on_layer
 

@@ -36,6 +36,7 @@ from splitwise.serving.messages import (
     ToWorker,
     Welcome,
 )
+from splitwise.serving.outbox import Outbox
 from splitwise.serving.wire import Wire, WireError, prove
 from splitwise.transfer import KVReceiver, KVSender
 
@@ -89,16 +90,15 @@ class Session:
         self._options = options
         self._inbox: queue.SimpleQueue[Command | TransferEvent | Shutdown] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._wire: Wire[ToWorker] | None = None
+        self._outbox: Outbox | None = None
         self._stop = asyncio.Event()
-        self.has_joined = False
 
     def leave(self) -> None:
         """Ask to be drained; a machine that is in no cluster yet stops at once."""
-        if self._wire is None or not self.has_joined:
+        if self._outbox is None:
             self.stop()
         else:
-            self._wire.send(Leave())
+            self._outbox.send(Leave())
 
     def stop(self) -> None:
         """End now; the requests go on elsewhere."""
@@ -125,7 +125,7 @@ class Session:
                 checksum=options.checksum,
             )
             resources.callback(sender.close)
-            self._wire = wire = await self._connect()
+            wire = await self._connect()
             try:
                 try:
                     await self._register(wire, receiver)
@@ -134,8 +134,9 @@ class Session:
                         f"the cluster scheduler broke off the handshake ({error or 'timed out'}); "
                         "look into its log"
                     ) from error
-                self.has_joined = True
-                await self._serve(wire, sender, receiver)
+                outbox = self._outbox = self._open_outbox(wire)
+                resources.callback(outbox.close)
+                await self._serve(wire, outbox, sender, receiver)
             finally:
                 await wire.close()
 
@@ -177,8 +178,6 @@ class Session:
                 f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
                 "start the gateway first and name its worker port"
             ) from error
-        # A status goes out every second: where none is acknowledged, the way or the host is gone.
-        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
         return wire
 
     async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
@@ -203,16 +202,19 @@ class Session:
         if not isinstance(answer, Welcome):
             raise WorkerError(f"expected a welcome from the scheduler, got {answer}")
 
-    async def _serve(self, wire: Wire[ToWorker], sender: KVSender, receiver: KVReceiver) -> None:
-        loop = asyncio.get_running_loop()
+    def _open_outbox(self, wire: Wire[ToWorker]) -> Outbox:
+        sock = wire.second_socket()
+        # A status goes out every second: where none is acknowledged, the way or the host is gone.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
+        return Outbox(sock, CUT_OFF_S)
 
-        def emit(message: msgspec.Struct) -> None:
-            loop.call_soon_threadsafe(wire.send, message)
-
-        machine = Machine(self._engine, sender, receiver, emit, self._options.limits)
-        engine = loop.run_in_executor(None, self._engine_loop, machine)
+    async def _serve(
+        self, wire: Wire[ToWorker], outbox: Outbox, sender: KVSender, receiver: KVReceiver
+    ) -> None:
+        machine = Machine(self._engine, sender, receiver, outbox.send, self._options.limits)
+        engine = asyncio.get_running_loop().run_in_executor(None, self._engine_loop, machine)
         listen = asyncio.create_task(self._listen(wire, machine))
-        beat = asyncio.create_task(self._beat(wire, machine))
+        beat = asyncio.create_task(self._beat(outbox, machine))
         stop = asyncio.create_task(self._stop.wait())
         ends: list[asyncio.Future[Any]] = [engine, listen, beat, stop]
         try:
@@ -246,9 +248,9 @@ class Session:
             if isinstance(message, RunPrompt | Expect | Cancel):
                 self._inbox.put(message)
 
-    async def _beat(self, wire: Wire[ToWorker], machine: Machine) -> None:
+    async def _beat(self, outbox: Outbox, machine: Machine) -> None:
         while True:
-            wire.send(machine.status())
+            outbox.send(machine.status())
             await asyncio.sleep(STATUS_PERIOD_S)
 
     def _engine_loop(self, machine: Machine) -> None:

@@ -38,6 +38,8 @@ class Task:
     target: ReceiverAddress | None = None
     source_id: str | None = None
     blocks: list[int] = field(default_factory=list)
+    is_sending: bool = False
+    """Whether its transfer was begun."""
     has_place: bool = False
     """Whether it has been in an iteration of the token phase."""
     skips: int = 0

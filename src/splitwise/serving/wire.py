@@ -2,6 +2,8 @@
 
 import asyncio
 import hmac
+import os
+import socket
 import struct
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar, cast
@@ -87,7 +89,7 @@ class Wire(asyncio.Protocol, Generic[In]):
         body = self._encoder.encode(message)
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent += (_LENGTH.pack(len(body)), body)
+        self._unsent.append(framed(body))
 
     def fail(self, error: Exception) -> None:
         """Give the connection up: whoever receives gets ``error``."""
@@ -101,9 +103,9 @@ class Wire(asyncio.Protocol, Generic[In]):
         await asyncio.wait([self._lost], timeout=CLOSE_LIMIT_S)
         self._transport.abort()  # Whatever the peer has not taken by now.
 
-    def setsockopt(self, level: int, option: int, value: int) -> None:
-        """Set an option of the socket."""
-        self._transport.get_extra_info("socket").setsockopt(level, option, value)
+    def second_socket(self) -> socket.socket:
+        """Another handle of the connection, which lasts until both are closed."""
+        return socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
 
     async def _until_read(self, wanted_bytes: int) -> None:
         while len(self._unread) < wanted_bytes:
@@ -152,6 +154,11 @@ class Wire(asyncio.Protocol, Generic[In]):
     def connection_lost(self, error: Exception | None) -> None:
         self._close_reading(error or EOFError("the connection is closed"))
         self._lost.set_result(None)
+
+
+def framed(body: bytes) -> bytes:
+    """An encoded message as it goes over the wire."""
+    return _LENGTH.pack(len(body)) + body
 
 
 def prove(cluster_key: str, nonce: bytes, machine_id: str) -> bytes:

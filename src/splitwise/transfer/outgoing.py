@@ -65,7 +65,6 @@ class Outgoing:
     transfer_id: str
     address: ReceiverAddress
     blocks: list[int]
-    one_piece: bool
     layers: int
     deadline_s: float
     """On the sender's loop clock."""
@@ -85,9 +84,7 @@ class Outgoing:
 
     @property
     def may_put(self) -> bool:
-        if self.grant is None or not self.waiting:
-            return False
-        return not self.one_piece or len(self.reported) == self.layers
+        return self.grant is not None and bool(self.waiting)
 
     @property
     def may_signal(self) -> bool:
@@ -100,9 +97,7 @@ class Outgoing:
                 return self._layer_ready(happening)
             case Finish():
                 self.finish = happening
-                for layer in range(self.layers):
-                    if layer not in self.reported:
-                        self._layer_ready(LayerReady(layer, happening.fence))
+                self.note_all_layers(happening.fence)
             case Granted():
                 pass  # the sender has set it; the note wakes the task
             case Answered():
@@ -110,6 +105,12 @@ class Outgoing:
             case Stop():
                 return happening.outcome
         return None
+
+    def note_all_layers(self, fence: Fence) -> None:
+        """Those that were not reported before are ready, too."""
+        for layer in range(self.layers):
+            if layer not in self.reported:
+                self._layer_ready(LayerReady(layer, fence))
 
     def _layer_ready(self, ready: LayerReady) -> Failed | None:
         if not 0 <= ready.layer < self.layers or ready.layer in self.reported:

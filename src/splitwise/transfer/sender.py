@@ -7,8 +7,9 @@ sender's thread; the ``Exchange`` keeps the links and writes to the mailbox what
    the receiver yet, the exchange dials.
 2. The receiver's Grant reaches the mailbox; where it comes before ``begin`` it is kept till then.
 3. ``layer_ready`` (engine's thread) drops a note into the mailbox of each transfer in the batch.
-   As soon as there is a grant, ready layers are put, one after the other (one-piece transfers
-   wait for the last layer). Between two puts the mailbox comes first, so that a stop is obeyed.
+   As soon as there is a grant, ready layers are put, one after the other (those of a one-piece
+   transfer are all ready when it begins). Between two puts the mailbox comes first, so that a
+   stop is obeyed.
 4. ``finish`` (worker's thread) brings the payload. When the last layer is put, one Done goes out.
 5. The receiver's Answer ends the transfer: Sent, or Failed. So do ``cancel`` (Cancelled), a
    Revoke, a lost link and a deadline (Failed); then Stopped tells the receiver that no put is
@@ -90,12 +91,13 @@ class KVSender:
         transfer_id: str,
         address: ReceiverAddress,
         blocks: Sequence[int],
-        one_piece: bool = False,
+        all_ready: bool = False,
     ) -> None:
         """Start to send ``blocks``, a request's block table, to the receiver at ``address``.
 
-        ``one_piece`` puts nothing before the last layer is ready. ``transfer_id`` is the one that
-        the receiver expects, and names one attempt: a retry takes a new one.
+        ``all_ready`` says that all layers are written, or queued on the current stream, already:
+        they go in one piece. ``transfer_id`` is the one that the receiver expects, and names one
+        attempt: a retry takes a new one.
 
         Raises:
             ValueError: the id is in use, or a block is outside the cache.
@@ -104,9 +106,9 @@ class KVSender:
         if transfer_id in self._transfers:
             raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
         deadline_s = time.monotonic() + self._deadlines.transfer_s
-        transfer = Outgoing(
-            transfer_id, address, list(blocks), one_piece, self._layout.layers, deadline_s
-        )
+        transfer = Outgoing(transfer_id, address, list(blocks), self._layout.layers, deadline_s)
+        if all_ready:
+            transfer.note_all_layers(self._fence())
         self._transfers[transfer_id] = transfer
         self._thread.call(self._start, transfer)
 
