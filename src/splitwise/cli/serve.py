@@ -14,6 +14,21 @@ from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.worker import is_null
+from splitwise.cli.worker_options import (
+    BatchRequests,
+    Checksum,
+    Device,
+    DType,
+    EngineName,
+    KVCacheGib,
+    LoadFormat,
+    NullIterationS,
+    NullPromptTokenS,
+    OnePieceBelow,
+    PromptBatchTokens,
+    Threads,
+    Transport,
+)
 from splitwise.scheduling.pools import Pool
 
 
@@ -68,47 +83,25 @@ def serve(
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the model in the API.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    load_format: Annotated[
-        str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
-    ] = "auto",
-    engine: Annotated[
-        str, typer.Option(help="torch, or null: fixed times and no model, to measure the rest.")
-    ] = "torch",
-    null_prompt_token_s: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Null engine: seconds a prompt token, and a token beside prompts."
-        ),
-    ] = 0.0,
-    null_iteration_s: Annotated[
-        float, typer.Option(min=0, help="Null engine: seconds an iteration without prompts.")
-    ] = 0.0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads a worker.")] = 1,
-    kv_cache_gib: Annotated[
-        float, typer.Option(min=1e-6, help="KV cache memory a worker, taken when first used.")
-    ] = 2.0,
-    transport: Annotated[
-        str, typer.Option(help="auto, shared_memory, tcp, cuda_ipc or nixl.")
-    ] = "auto",
-    checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
-    one_piece_below: Annotated[
-        int,
-        typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece, not by layer."),
-    ] = 512,
+    device: Device = "cpu",
+    dtype: DType = "auto",
+    load_format: LoadFormat = "auto",
+    engine: EngineName = "torch",
+    null_prompt_token_s: NullPromptTokenS = 0.0,
+    null_iteration_s: NullIterationS = 0.0,
+    threads: Threads = 1,
+    kv_cache_gib: KVCacheGib = 2.0,
+    transport: Transport = "auto",
+    checksum: Checksum = False,
+    one_piece_below: OnePieceBelow = 512,
     change_roles: Annotated[
         bool, typer.Option(help="Pull machines of one pool to the other's help while it is short.")
     ] = True,
     queue_threshold: Annotated[
         int, typer.Option(min=1, help="Pending tokens past which a prompt queue counts as long.")
     ] = 8192,
-    prompt_batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")
-    ] = 2048,
-    batch_requests: Annotated[
-        int, typer.Option("--batch-requests", "--max-num-seqs", min=1, help="Requests a batch.")
-    ] = 512,
+    prompt_batch_tokens: PromptBatchTokens = 2048,
+    batch_requests: BatchRequests = 512,
     max_waiting_requests: Annotated[
         int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
     ] = 1024,

@@ -8,6 +8,21 @@ import typer
 
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
+from splitwise.cli.worker_options import (
+    BatchRequests,
+    Checksum,
+    Device,
+    DType,
+    EngineName,
+    KVCacheGib,
+    LoadFormat,
+    NullIterationS,
+    NullPromptTokenS,
+    OnePieceBelow,
+    PromptBatchTokens,
+    Threads,
+    Transport,
+)
 from splitwise.scheduling.pools import POOL_NAMES
 
 if TYPE_CHECKING:
@@ -59,37 +74,20 @@ def worker(
         ),
     ] = "",
     rank: Annotated[int, typer.Option(help="Number of this worker; picks its GPU.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    load_format: Annotated[
-        str, typer.Option(help="auto, or dummy: random weights, to measure without any.")
-    ] = "auto",
-    engine: Annotated[str, typer.Option(help="torch, or null: fixed times, no model.")] = "torch",
-    null_prompt_token_s: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Null engine: seconds a prompt token, and a token beside prompts."
-        ),
-    ] = 0.0,
-    null_iteration_s: Annotated[
-        float, typer.Option(min=0, help="Null engine: seconds an iteration without prompts.")
-    ] = 0.0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Device = "cpu",
+    dtype: DType = "auto",
+    load_format: LoadFormat = "auto",
+    engine: EngineName = "torch",
+    null_prompt_token_s: NullPromptTokenS = 0.0,
+    null_iteration_s: NullIterationS = 0.0,
+    threads: Threads = 1,
     cores: Annotated[str, typer.Option(help="Cores for the engine, such as 0,1.")] = "",
-    kv_cache_gib: Annotated[float, typer.Option(help="KV cache memory.")] = 2.0,
-    transport: Annotated[
-        str, typer.Option(help="auto, shared_memory, tcp, cuda_ipc or nixl.")
-    ] = "auto",
-    checksum: Annotated[bool, typer.Option(help="Verify every transferred cache.")] = False,
-    prompt_batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens a batch: of prompts, and decodes beside them.")
-    ] = 2048,
-    batch_requests: Annotated[
-        int, typer.Option("--batch-requests", "--max-num-seqs", min=1, help="Requests a batch.")
-    ] = 512,
-    one_piece_below: Annotated[
-        int, typer.Option(min=0, help="Transfer prompts of fewer tokens in one piece.")
-    ] = 512,
+    kv_cache_gib: KVCacheGib = 2.0,
+    transport: Transport = "auto",
+    checksum: Checksum = False,
+    prompt_batch_tokens: PromptBatchTokens = 2048,
+    batch_requests: BatchRequests = 512,
+    one_piece_below: OnePieceBelow = 512,
 ) -> None:
     """Run one machine of a cluster; the cluster key is taken from SPLITWISE_CLUSTER_KEY."""
     set_up_logging(machine_id)
