@@ -97,7 +97,11 @@ class ReferenceSimulator:
             self.push(time_s, OUTAGE, (bool(goes_down), self.machines[machine]))
 
     def push(self, time_s: float, kind: int, what: Any) -> None:
-        order = what[0].index if kind == MACHINE_ENDS else next(self.number)
+        order = next(self.number)
+        if kind == MACHINE_ENDS:
+            order = what[0].index
+        if kind == LINK:
+            order = what[0].number
         heapq.heappush(self.events, (time_s, kind, order, what))
 
     def run(self) -> list[Request]:
@@ -308,6 +312,7 @@ class ReferenceSimulator:
         if life != m.life:
             return
         m.joules += (now - m.since_s) * (m.watts - m.group.times.idle_watts)
+        used_tokens = m.memory
         for r in m.started[: m.active]:
             r.gap_s = max(r.gap_s, now - r.last_s)
             r.last_s = now
@@ -322,7 +327,8 @@ class ReferenceSimulator:
         if m.chunk:
             m.prompts[0].done += m.chunk
         rank(self.cluster, m.index)
-        self.wake_blocked(m, now)
+        if m.memory < used_tokens:
+            self.wake_blocked(m, now)
         self.start(m, now)
 
     def finish(self, m: Machine, r: Request, now: float) -> None:

@@ -126,3 +126,29 @@ def test_impossible_clusters_are_refused() -> None:
         simulate(load((0.0, 1, 1)), mixed(-1))
     with pytest.raises(ValueError, match="batch_tokens is 0"):
         Options(batch_tokens=0)
+
+
+def test_caches_that_arrive_in_one_instant_are_taken_by_age() -> None:
+    """Five machines end five equal prompts at once, and one machine makes tokens, one by one."""
+    rows = load(*[(0.0, 100, 3)] * 5)
+    rules = Options(batch_requests=1, share_links=False, change_roles=False)
+    result = simulate(rows, split(prompt=5), rules)
+    assert result.prompt_machine.tolist() == [0, 1, 2, 3, 4]
+    assert result.finish_s == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.2])
+
+
+def test_a_busy_machine_keeps_its_turn_for_room_until_room_comes_free() -> None:
+    """The token machine has 1700 tokens of cache: 130, 130 and 1060 are promised to the first
+    three requests. Of 510 each, machine 0's next prompt waits for room from 0.1 s on, while it
+    computes the third request, and machine 1's from 0.11 s on. The second request's cache arrives
+    at 0.31 s and ends an iteration early, but frees nothing. The second is the first that ends,
+    and what it frees is enough for one, so machine 0's goes."""
+    rows = load(
+        (0.0, 100, 30), (0.0, 110, 20), (0.01, 1000, 60), (0.02, 500, 10), (0.025, 600, 2),
+        (0.03, 500, 10),
+    )  # fmt: skip
+    cluster = split(prompt=2, kv_capacity_tokens=1700)
+    result = simulate(rows, cluster, Options(change_roles=False))
+    assert result.prompt_machine.tolist() == [0, 1, 0, 1, 1, 0]
+    assert result.prompt_start_s[5] == pytest.approx(result.finish_s[1])
+    assert result.prompt_start_s[3] > result.finish_s[0]

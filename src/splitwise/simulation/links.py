@@ -13,6 +13,13 @@ from splitwise.simulation.memory import early_memory, has_room, take_memory
 
 
 @inlined
+def is_before(heap: Any, i: int, time_s: float, request: int) -> bool:
+    """Whether entry ``i`` comes before another; of equal times, the older request does."""
+    one = heap[i]
+    return bool(one.time_s < time_s or (one.time_s == time_s and one.request < request))
+
+
+@inlined
 def push(transfers: Any, time_s: float, request: int) -> None:
     """Add an event; the heap has room for one entry a request."""
     heap = transfers.heap
@@ -20,7 +27,7 @@ def push(transfers: Any, time_s: float, request: int) -> None:
     transfers.size[0] += 1
     while i > 0:
         parent = (i - 1) // 2
-        if heap[parent].time_s <= time_s:
+        if is_before(heap, parent, time_s, request):
             break
         heap[i] = heap[parent]
         i = parent
@@ -40,9 +47,10 @@ def pop(transfers: Any) -> int:
     i = 0
     while 2 * i + 1 < last:
         child = 2 * i + 1
-        if child + 1 < last and heap[child + 1].time_s < heap[child].time_s:
+        one = heap[child]
+        if child + 1 < last and is_before(heap, child + 1, one.time_s, one.request):
             child += 1
-        if heap[child].time_s >= time_s:
+        if not is_before(heap, child, time_s, request):
             break
         heap[i] = heap[child]
         i = child

@@ -5,6 +5,9 @@
 2. A machine's segment ends: ``machine.end``.
 3. A transfer ends: the prompt machine's cache is free, the request joins its token machine.
 4. A machine goes down or comes up: ``failures``.
+
+Of what falls in one instant machines that end an iteration come first, in order of their numbers;
+then transfers, the older request's first; then outages; then arrivals.
 """
 
 from typing import Any
@@ -23,7 +26,7 @@ from splitwise.simulation.machine import end, kick, wake_blocked
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
 from splitwise.simulation.roles import settle
-from splitwise.simulation.state import HAPPENED, LINE_HEAD, NONE, WAITING, Phase
+from splitwise.simulation.state import HAPPENED, LINE_HEAD, NONE, TURN, WAITING, Phase
 
 REJECTED = int(Status.REJECTED)
 
@@ -55,6 +58,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
         now = min(now, outage_s)
         last_s = now
         sample(state, now)
+        state.outages.progress[TURN] = machine if end_s == now else len(state.machines)
         if end_s == now:
             end(state, machine, now)
         elif link_s == now:

@@ -37,6 +37,7 @@ from splitwise.simulation.state import (
     OCCUPANCY_BINS,
     PROMPT,
     STARTING,
+    TURN,
     Phase,
 )
 
@@ -73,9 +74,14 @@ def duration_s(here: Any, iterations: int) -> float:
 
 @inlined
 def cut(state: Any, machine: int, now: float) -> None:
-    """End the segment with the iteration that is running at ``now``."""
+    """End the segment with the iteration that is running at ``now``, or ends then if the machine
+    has not had its turn."""
     here = state.machines[machine]
-    here.iterations = min(here.iterations, ended_iterations(here, now) + 1)
+    ended = ended_iterations(here, now)
+    is_next = machine > state.outages.progress[TURN] and ended > 0
+    if is_next and here.start_s + duration_s(here, ended) == now:
+        ended -= 1
+    here.iterations = min(here.iterations, ended + 1)
     here.is_cut = True
     set_key(state.ends, 0, machine, here.start_s + duration_s(here, here.iterations))
 
@@ -260,6 +266,7 @@ def end(state: Any, machine: int, now: float) -> None:
     """The running segment is over."""
     here = state.machines[machine]
     account(state, machine, now)
+    used_tokens = here.memory_tokens
     here.prompt_tokens_done += here.batch_tokens
     here.tokens_out += here.active * here.iterations
     if here.active > 0:
@@ -272,7 +279,8 @@ def end(state: Any, machine: int, now: float) -> None:
     if here.chunk_tokens > 0:
         state.requests[here.queue_head].done_tokens += here.chunk_tokens
     rank(state.cluster, machine)
-    wake_blocked(state, machine, now)
+    if here.memory_tokens < used_tokens:
+        wake_blocked(state, machine, now)
     start(state, machine, now)
 
 

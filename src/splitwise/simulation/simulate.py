@@ -241,7 +241,7 @@ def new_outages(outages: Sequence[Outage]) -> st.Outages:
     events = [(one.down_s, one.machine, 0) for one in outages]
     events += [(one.up_s, one.machine, 1) for one in outages if np.isfinite(one.up_s)]
     events.sort(key=lambda event: (event[0], -event[2], event[1]))
-    progress = np.array([0, 0, st.NONE, st.NONE, 0], dtype=np.int64)
+    progress = np.array([0, 0, st.NONE, st.NONE, 0, 0], dtype=np.int64)
     return st.Outages(progress, np.array(events, dtype=st.OUTAGE))
 
 

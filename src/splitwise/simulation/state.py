@@ -32,7 +32,9 @@ LINE_HEAD: Final = 2
 LINE_TAIL: Final = 3
 """the first and last of the line that they form where the cache grows,"""
 STARTING: Final = 4
-"""and how many prompts began of which the cluster has not been told."""
+"""how many prompts began of which the cluster has not been told,"""
+TURN: Final = 5
+"""and up to which machine those that end something at this instant have had their turn."""
 
 
 class Phase(IntEnum):
