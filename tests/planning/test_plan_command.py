@@ -159,7 +159,7 @@ def test_bad_input_is_explained(arguments: tuple[str, ...], words: str) -> None:
 def plan_process(cache: Path) -> subprocess.Popen[str]:
     """A plan of some minutes, in a process group of its own, as a terminal has it."""
     command = (sys.executable, "-m", "splitwise.cli.main", "plan", "conversation", "--rate=50")
-    options = ("--cores=2", f"--cache={cache}", "--seeds=9")
+    options = ("--cores=2", f"--cache={cache}", "--seeds=9", "--duration=1500")
     return subprocess.Popen(
         [*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -190,7 +190,7 @@ def test_an_interrupt_keeps_what_is_known(tmp_path: Path) -> None:
     cache = tmp_path / "known.sqlite"
     process = plan_process(cache)
     try:
-        said = interrupt_when_working(process, cache, more_than=50)
+        said = interrupt_when_working(process, cache, more_than=20)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -201,4 +201,4 @@ def test_an_interrupt_keeps_what_is_known(tmp_path: Path) -> None:
         interrupt_when_working(again, cache, more_than=kept + 20)
     finally:
         again.kill()
-    assert known_outcomes(cache) > kept > 50
+    assert known_outcomes(cache) > kept > 20
