@@ -8,8 +8,14 @@ BIN := $(VENV)/bin
 serve: $(VENV)/.installed
 	$(BIN)/splitwise serve $(ARGS)
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.installed
+	$(MAKE) -j 3 lint compiled-promised compiled-grown
 	$(BIN)/pytest -m "not slow and not gpu"
+
+# The simulator's two ways with caches, compiled beside the linting instead of in the tests.
+compiled-%: $(VENV)/.installed
+	$(BIN)/splitwise simulate conversation --rate 5 --duration 5 --mixed 1xdgx-h100 \
+		--kv-cache $* > /dev/null
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

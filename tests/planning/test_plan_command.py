@@ -159,7 +159,7 @@ def test_bad_input_is_explained(arguments: tuple[str, ...], words: str) -> None:
 def plan_process(cache: Path) -> subprocess.Popen[str]:
     """A plan of some minutes, in a process group of its own, as a terminal has it."""
     command = (sys.executable, "-m", "splitwise.cli.main", "plan", "conversation", "--rate=50")
-    options = ("--cores=2", f"--cache={cache}", "--seeds=9", "--duration=1500")
+    options = ("--cores=2", f"--cache={cache}", "--seeds=9")
     return subprocess.Popen(
         [*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
