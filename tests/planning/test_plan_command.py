@@ -157,11 +157,18 @@ def test_bad_input_is_explained(arguments: tuple[str, ...], words: str) -> None:
 
 
 def plan_process(cache: Path) -> subprocess.Popen[str]:
-    """A plan of some minutes, in a process group of its own, as a terminal has it."""
+    """A plan of some minutes, in a process group of its own, as a terminal has it.
+
+    What a shell runs in the background inherits that Ctrl-C is ignored; a terminal's does not.
+    """
     command = (sys.executable, "-m", "splitwise.cli.main", "plan", "conversation", "--rate=50")
     options = ("--cores=2", f"--cache={cache}", "--seeds=9")
     return subprocess.Popen(
-        [*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
