@@ -6,7 +6,6 @@ Ray starts them again, not this process. Needs the extra ``ray``.
 import asyncio
 import os
 import random
-import signal
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -127,10 +126,7 @@ def _ray(cores: int) -> Iterator[str]:
             "temp_dir": folder,
             "object_store_memory": STORE_BYTES,
         }
-        # Ctrl-C is for the gateway; the cluster is shut down here.
-        before = signal.getsignal(signal.SIGTERM)
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-        signal.signal(signal.SIGTERM, before)
         try:
             yield cluster.address
         finally:

@@ -16,6 +16,7 @@ from splitwise.scheduling.placement import (
     place,
     place_if_room,
     rank,
+    read_singly,
     set_draining,
     set_home,
     take_out,
@@ -282,3 +283,22 @@ def test_nobody_up() -> None:
     rank(c, 0)
     rank(c, 1)
     assert place(c, 10, 20, 8192, True) == (NOBODY, NOBODY)
+
+
+def test_read_singly_it_is_the_same_cluster() -> None:
+    """Plain numbers, the same decisions, and what is written shows in the arrays."""
+    arrays = cluster("PPTTM" * 3, capacity=20_000)
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        load(arrays, int(draw.integers(15)), *draw.integers(0, (9000, 3, 20_000)).tolist())
+        copied = Cluster._make(
+            type(part)._make(map(np.copy, part)) if isinstance(part, tuple) else np.copy(part)
+            for part in arrays
+        )
+        singly = read_singly(copied)
+        assert type(singly.kv_tokens[0]) is int
+        tokens = int(draw.integers(1, 9000))
+        assert place(singly, tokens, tokens + 200, 8192, True) == place(
+            arrays, tokens, tokens + 200, 8192, True
+        )
+        assert copied.pool.tolist() == arrays.pool.tolist() == singly.pool.tolist()

@@ -124,11 +124,13 @@ def test_cancel_frees_in_every_state(pair: tuple[Rig, Rig]) -> None:
         assert not rig.heard(TaskFailed)
 
 
+@pytest.mark.parametrize("tokens", [4, 40])
 def test_a_prompt_that_nobody_wants_any_more_is_abandoned_between_layers(
-    pair: tuple[Rig, Rig],
+    pair: tuple[Rig, Rig], tokens: int
 ) -> None:
+    """Whether its transfer has begun by then (40) or would after the last layer (4)."""
     p, t = pair
-    start_split(p, t, spec(1))
+    start_split(p, t, spec(1, tokens))
     p.machine.note_cancel(1)
     p.turn()
     assert p.tokens(1) == []

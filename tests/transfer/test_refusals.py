@@ -259,6 +259,19 @@ def test_a_second_signal_or_one_after_a_stop_is_no_harm(token: LocalMachine) -> 
     assert token.event() == Failed("t", "enough")
 
 
+def test_a_receiver_that_grants_a_number_twice_loses_its_link(transport: str) -> None:
+    first = Settings("prompt", LAYOUT, 1, transport=transport)
+    with machines(first, Settings("token", LAYOUT, 2)) as (prompt, token):
+        token.receiver.expect("t", "prompt", [3])
+        prompt.sender.begin("t", token.address, [1])
+        eventually(lambda: prompt.sender._transfers["t"].grant is not None)
+        (over,) = token.receiver._links.values()
+        token.receiver._thread.call(over.link.send, Grant(0, "u", [4]))
+        event = prompt.event()
+        assert isinstance(event, Failed) and "number 0 was granted twice" in event.reason
+        assert isinstance(token.event(), Failed)
+
+
 def test_the_rest_of_a_piece_is_thrown_away_once_its_transfer_is_cancelled() -> None:
     async def run(token: LocalMachine) -> None:
         control, stream = await _come_in(token)

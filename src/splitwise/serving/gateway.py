@@ -203,6 +203,7 @@ class Gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, access.reload)
         supervisor = Supervisor(self._launcher, self._specs, self.cluster.pools.is_out_of_service)
         supervision = asyncio.create_task(supervisor.run())
+        supervision.add_done_callback(_tell_end)
         spare_collector()
         try:
             host, port = listener.getsockname()[:2]
@@ -254,6 +255,12 @@ def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     return stop, hurry
+
+
+def _tell_end(supervision: asyncio.Task[None]) -> None:
+    """It ends by itself only if it fails; nobody would notice before the gateway's end."""
+    if not supervision.cancelled() and (error := supervision.exception()) is not None:
+        log.error("workers that end are not started again any more: %s", error, exc_info=error)
 
 
 async def _end_tasks(tasks: list[asyncio.Task[Any]]) -> None:

@@ -6,7 +6,8 @@ The life of a connection (uvicorn's, with bounds put around it):
 2. The head of a request must be complete within ``header_timeout_s`` and ``max_header_bytes``
    (408, 431); what is not HTTP gets 400. Then the application runs; it bounds the body.
 3. A client that takes (almost) nothing of its answer for ``send_timeout_s`` is cut off.
-4. After the answer the connection waits for the next head, as uvicorn's keep-alive has it; a
+4. A client that goes away, at any time: whoever watches its ``Departure`` is told.
+5. After the answer the connection waits for the next head, as uvicorn's keep-alive has it; a
    client that sends anything has to complete a head in time again.
 
 A refused client is given a moment to read why: a close with unread data would reset the

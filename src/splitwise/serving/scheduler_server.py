@@ -92,8 +92,11 @@ class SchedulerServer:
     async def _watch_clock(self) -> None:
         while True:
             await asyncio.sleep(CHECK_PERIOD_S)
-            self._cluster.fail_overdue(time.monotonic())
-            self._give_up_silent()
+            try:
+                self._give_up_silent()
+                self._cluster.fail_overdue(time.monotonic())
+            except Exception:  # a bug in one must not keep frozen machines from being found
+                log.exception("the cluster could not be looked over; it is again in a moment")
 
     def _give_up_silent(self) -> None:
         silent_since_s = asyncio.get_running_loop().time() - SILENCE_LIMIT_S

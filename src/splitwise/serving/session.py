@@ -3,8 +3,8 @@
 1. Open the transfer endpoints, dial the cluster scheduler, prove the cluster key, register.
 2. The engine thread alternates between taking in messages and running iterations. Messages reach
    it through ``_inbox``: commands from the cluster scheduler (producer: the asyncio thread) and
-   events of transfers (producer: the transfer threads). What the machine has to say goes back
-   through the asyncio thread.
+   events of transfers (producer: the transfer threads). What the machine has to say it sends
+   itself, by the ``Outbox``; the asyncio thread only reads.
 3. ``leave`` asks to be drained: the cluster scheduler sends ``Shutdown`` when nothing is left.
 4. ``Shutdown``, ``stop``, a lost scheduler, or a failure of the engine thread ends the session;
    its requests, blocks and connections are gone on every one of these ways, the engine stays.
@@ -172,13 +172,12 @@ class Session:
         host, port = self._options.join_host, self._options.join_port
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                wire: Wire[ToWorker] = await Wire.dial(host, port, ToWorker)
+                return await Wire.dial(host, port, ToWorker)
         except (OSError, TimeoutError) as error:
             raise WorkerError(
                 f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
                 "start the gateway first and name its worker port"
             ) from error
-        return wire
 
     async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
         options = self._options

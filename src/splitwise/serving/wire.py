@@ -1,4 +1,8 @@
-"""Control messages over a stream: a length of four bytes, then msgpack."""
+"""Control messages over a stream: a length of four bytes, then msgpack.
+
+The life of a connection: ``dial``, or a server's ``on_connect``; ``receive`` and ``send``; then
+``close``, the peer's end (EOFError) or ``fail``.
+"""
 
 import asyncio
 import hmac

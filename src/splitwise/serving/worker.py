@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 REDIAL_S: Final = 1.0
 THREAD_SWITCH_S: Final = 0.0005
 """The engine's thread yields the interpreter this often (Python's default is ten times longer), so
-that a token or a cancel does not wait for it."""
+that a cancel or a transfer does not wait for it."""
 
 
 class Worker:

@@ -18,6 +18,8 @@ from splitwise.transfer.messages import (
 
 logger = logging.getLogger(__name__)
 
+_READ_BYTES = 16384
+
 # A silent peer's host is given up after about 11 s, by the kernel and without waking a thread.
 _KEEPALIVE = {
     socket.TCP_KEEPIDLE: 5,
@@ -26,9 +28,6 @@ _KEEPALIVE = {
     socket.TCP_USER_TIMEOUT: 11_000,
     socket.TCP_NODELAY: 1,
 }
-
-
-_READ_BYTES = 16384
 
 
 def tune(sock: socket.socket) -> None:
@@ -66,7 +65,7 @@ class Link:
             self._unsent.put_nowait(frame)
 
     async def receive(self) -> AnyMessage:
-        """The peer's next frame.
+        """The peer's next frame. Reads ahead, unlike the handshake, after which descriptors come.
 
         Raises:
             LinkLost: the peer has closed the link.
