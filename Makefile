@@ -35,13 +35,13 @@ chaos: $(VENV)/.installed
 # What needs Ray, an extra that the other targets do without: they skip these tests.
 check-ray: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
-	$(BIN)/pytest tests/serving/test_ray_launcher.py tests/planning/test_workers.py
+	$(BIN)/pytest tests/launch/test_ray_launcher.py tests/planning/test_workers.py
 	$(BIN)/python benchmarks/chaos.py --launcher ray
 
 # The same for NIXL, over loopback: of RDMA it says nothing.
 check-nixl: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,nixl]'
-	$(BIN)/pytest tests/transfer tests/serving/test_null_cluster.py
+	$(BIN)/pytest tests/transfer tests/system/test_null_cluster.py
 
 # Bad input, at least 20,000 times at each of the doors.
 fuzz: $(VENV)/.installed

@@ -37,7 +37,7 @@ from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
 from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
-from splitwise.serving.local import running_server
+from splitwise.launch.local_server import running_server
 
 PATH = "/v1/completions"
 IDLE_LIMIT_S = 120.0

@@ -33,8 +33,8 @@ from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
 from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
-from splitwise.serving.local import running_server
-from splitwise.serving.text import TextCodec
+from splitwise.gateway.text.codec import TextCodec
+from splitwise.launch.local_server import running_server
 
 PATH = "/v1/completions"
 PROMPT = list(range(4, 68))

@@ -17,18 +17,21 @@ import uvloop
 from common import milliseconds
 from front_client import closed_loop, open_loop, post
 from processes import cpu_s
+from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.scheduler_server import SchedulerServer
+from splitwise.collector import spare_collector
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
 from splitwise.engine.sampling import Sample
+from splitwise.gateway.http.exchange import HttpLimits
+from splitwise.gateway.http.server import listen, serve_http
+from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.validation import ModelFacts
+from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
-from splitwise.scheduling.pools import Pool
-from splitwise.serving.cluster import Cluster, ClusterLimits
-from splitwise.serving.collector import spare_collector
-from splitwise.serving.generation import FinishReason
-from splitwise.serving.http import HttpLimits
-from splitwise.serving.http_server import listen, serve_http
-from splitwise.serving.messages import (
+from splitwise.protocol.generation import FinishReason
+from splitwise.protocol.messages import (
     Challenge,
     Expect,
     MachineStatus,
@@ -41,11 +44,8 @@ from splitwise.serving.messages import (
     ToWorker,
     Transferred,
 )
-from splitwise.serving.openai.app import create_app
-from splitwise.serving.openai.validation import ModelFacts
-from splitwise.serving.scheduler_server import SchedulerServer
-from splitwise.serving.text import TextCodec
-from splitwise.serving.wire import Wire, prove
+from splitwise.protocol.wire import Wire, prove
+from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
@@ -67,7 +67,7 @@ def _serve_gateway(pipe: Any) -> None:
     codec, limits, metrics = TextCodec.load(folder.path), HttpLimits(), Metrics("null")
 
     async def main() -> None:
-        cluster = Cluster(ClusterLimits(max_waiting_requests=4096), metrics)
+        cluster = ClusterScheduler(ClusterLimits(max_waiting_requests=4096), metrics)
         server = SchedulerServer(cluster, KEY)
         _, worker_port = await server.start("127.0.0.1", 0)
         listener, stop = listen("127.0.0.1", 0), asyncio.Event()

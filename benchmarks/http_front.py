@@ -27,13 +27,13 @@ from rich.table import Table
 from common import environment, write_result
 from splitwise.engine.model_files import read_stop_token_ids, resolve_model
 from splitwise.engine.sampling import Sample
+from splitwise.gateway.http.exchange import Application, HttpLimits
+from splitwise.gateway.http.server import listen, serve_http
+from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.validation import ModelFacts
+from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
-from splitwise.serving.generation import Chunk, FinishReason, GenerationRequest
-from splitwise.serving.http import Application, HttpLimits
-from splitwise.serving.http_server import listen, serve_http
-from splitwise.serving.openai.app import create_app
-from splitwise.serving.openai.validation import ModelFacts
-from splitwise.serving.text import TextCodec
+from splitwise.protocol.generation import Chunk, FinishReason, GenerationRequest
 
 TICK_S = 0.002
 TOKENS = [504, 2365, 6354, 16438, 27642, 690, 260, 23790, 2767, 28]

@@ -17,7 +17,7 @@ from rich.table import Table
 import client
 import workloads
 from common import environment, write_result
-from splitwise.serving.local import running_server
+from splitwise.launch.local_server import running_server
 
 CLUSTERS = {"2 mixed": ["--mixed=2"], "1 prompt + 1 token": ["--prompt=1", "--token=1"]}
 PERCENTILES = (50, 90, 99)

@@ -47,9 +47,9 @@ from role_changes import (
     simulated_changes,
     variants,
 )
-from splitwise.scheduling.pools import Pool
-from splitwise.serving.admin import ADMIN_KEY_VARIABLE
-from splitwise.serving.local import running_server
+from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
+from splitwise.launch.local_server import running_server
+from splitwise.scheduling.pool import Pool
 from splitwise.workload import Requests
 
 PROMPT_TOKEN_S: Final = 1e-4

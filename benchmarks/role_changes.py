@@ -18,7 +18,7 @@ import numpy as np
 from common import percentile
 from splitwise.engine.null.engine import BLOCK_TOKENS
 from splitwise.hardware.iteration_times import MAX_DECODES, IterationTimes
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import MachineGroup, Options, simulate
 from splitwise.workload import Requests
 

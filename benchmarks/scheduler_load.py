@@ -14,14 +14,14 @@ from collections.abc import Iterator
 import msgspec
 
 from common import percentile
+from splitwise.cluster.request import LiveRequest
+from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.observe.metrics import Metrics
-from splitwise.scheduling.pools import Pool
-from splitwise.serving.cluster import Cluster, ClusterLimits
-from splitwise.serving.generation import FinishReason, GenerationRequest
-from splitwise.serving.messages import Output, Outputs, PromptsStarted, Register, Transferred
-from splitwise.serving.request import LiveRequest
+from splitwise.protocol.generation import FinishReason, GenerationRequest
+from splitwise.protocol.messages import Output, Outputs, PromptsStarted, Register, Transferred
+from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
@@ -44,7 +44,7 @@ class SilentLink:
         pass
 
 
-def _life(cluster: Cluster, live: LiveRequest) -> Iterator[None]:
+def _life(cluster: ClusterScheduler, live: LiveRequest) -> Iterator[None]:
     """What both machines say of a request, a message a step."""
     prompt, token, task = live.prompt_machine, live.token_machine, live.task
     cluster.receive(prompt, PromptsStarted([task]))
@@ -59,7 +59,7 @@ def _life(cluster: Cluster, live: LiveRequest) -> Iterator[None]:
 
 
 async def _run(machines: int, requests: int) -> dict[str, float]:
-    cluster = Cluster(ClusterLimits(max_waiting_requests=10**9), Metrics("null"))
+    cluster = ClusterScheduler(ClusterLimits(max_waiting_requests=10**9), Metrics("null"))
     for number in range(machines):
         cluster.join(SilentLink(number, Pool.PROMPT if number % 2 else Pool.TOKEN))
     lives: deque[Iterator[None]] = deque()

@@ -24,7 +24,7 @@ from common import environment, write_result
 START = (
     "import time; t = time.perf_counter();"
     "from splitwise.hardware import load_profile;"
-    "from splitwise.scheduling.pools import Pool;"
+    "from splitwise.scheduling.pool import Pool;"
     "from splitwise.simulation.simulate import MachineGroup, simulate;"
     "from splitwise.workload import generate;"
     "times = load_profile('measured', 'dgx-a100', 'llama2-70b');"
@@ -54,7 +54,7 @@ def measure(
 ) -> Speed:
     """Simulate a cluster of ``machines`` A100 machines, two thirds of them prompt if split."""
     from splitwise.hardware import load_profile
-    from splitwise.scheduling.pools import Pool
+    from splitwise.scheduling.pool import Pool
     from splitwise.simulation.simulate import MachineGroup, simulate
     from splitwise.workload import generate
 

@@ -25,7 +25,7 @@ import client
 import random_llama
 import workloads
 from common import environment, write_result
-from splitwise.serving.local import running_server
+from splitwise.launch.local_server import running_server
 
 LAYOUTS = {
     "one machine": ["--mixed=1"],

@@ -33,7 +33,7 @@ from client_programs import PROGRAMS, run_program
 from common import environment, write_result
 from splitwise.engine.model_files import read_model_info, resolve_model
 from splitwise.engine.null.engine import null_model
-from splitwise.serving.local import running_server
+from splitwise.launch.local_server import running_server
 
 PROMPT_TOKEN_S = 0.001
 ITERATION_S = 0.02

@@ -10,7 +10,7 @@ from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import NullEngine, null_model
 from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
-from splitwise.serving.text import TextCodec
+from splitwise.gateway.text.codec import TextCodec
 
 INFO = read_model_info(null_model())
 WORDS = words_of(INFO.vocab_size, read_stop_token_ids(null_model()))

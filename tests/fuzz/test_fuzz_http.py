@@ -23,8 +23,8 @@ from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
 from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
-from splitwise.serving.admin import ADMIN_KEY_VARIABLE
-from splitwise.serving.local import running_server
+from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
+from splitwise.launch.local_server import running_server
 
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))
 KEY = {"Authorization": "Bearer the admin key"}

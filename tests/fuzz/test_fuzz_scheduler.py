@@ -19,12 +19,12 @@ from holdings import Holdings
 from mutations import body_of, framed
 from scripted_cluster import MODEL, Link, ScriptedCluster, request
 
+from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.observe.metrics import Metrics
-from splitwise.scheduling.pools import Pool
-from splitwise.serving.cluster import Cluster, ClusterLimits
-from splitwise.serving.generation import FinishReason, GenerationRequest
-from splitwise.serving.messages import (
+from splitwise.protocol.generation import FinishReason, GenerationRequest
+from splitwise.protocol.messages import (
     Challenge,
     MachineStatus,
     Output,
@@ -39,8 +39,8 @@ from splitwise.serving.messages import (
     Transferred,
     Welcome,
 )
-from splitwise.serving.scheduler_server import SchedulerServer
-from splitwise.serving.wire import Wire, prove
+from splitwise.protocol.wire import Wire, prove
+from splitwise.scheduling.pool import Pool
 from splitwise.transfer import TransferStats
 
 KEY = "the cluster's key"
@@ -98,7 +98,7 @@ class Scene:
 
     def __init__(self, draw: random.Random) -> None:
         self.draw = draw
-        self.cluster = Cluster(ClusterLimits(), Metrics("tiny"), MODEL.name)
+        self.cluster = ClusterScheduler(ClusterLimits(), Metrics("tiny"), MODEL.name)
         self.server = SchedulerServer(self.cluster, KEY)
         self.address = ("", 0)
         self.inputs = 0

@@ -18,8 +18,7 @@ from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import NullEngine, null_model
 from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
-from splitwise.serving.machine import Machine, MachineLimits
-from splitwise.serving.messages import (
+from splitwise.protocol.messages import (
     Cancel,
     Expect,
     Outputs,
@@ -31,6 +30,7 @@ from splitwise.serving.messages import (
     Welcome,
 )
 from splitwise.transfer import Arrived, KVReceiver, KVSender, ReceiverAddress, TransferStats
+from splitwise.worker.machine import Machine, MachineLimits
 
 KEY = "the cluster's key"
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))

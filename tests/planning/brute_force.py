@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from splitwise.planning.question import Objective, Offer, Question
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import MachineGroup, simulate
 from splitwise.simulation.slowdown import check_slos, experience
 from splitwise.workload import open_source

@@ -12,7 +12,7 @@ from splitwise.planning.design import Design, Family, families, is_within, most_
 from splitwise.planning.errors import PlanningError
 from splitwise.planning.question import Limits, Offer
 from splitwise.planning.search import most_splits
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 
 MOST = 12
 tenths = st.integers(0, 30).map(lambda number: number / 10)

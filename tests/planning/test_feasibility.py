@@ -14,7 +14,7 @@ from splitwise.planning.feasibility import LONE_RATE_PER_S
 from splitwise.planning.plan import plan
 from splitwise.planning.question import Limits, Objective, Offer, Question
 from splitwise.planning.workers import Crew, here
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.slowdown import parse_slo
 
 

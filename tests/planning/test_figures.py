@@ -16,7 +16,7 @@ from splitwise.planning.pareto import front
 from splitwise.planning.plan import missed
 from splitwise.planning.question import Offer
 from splitwise.planning.search import Found
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.slowdown import SloCheck
 
 

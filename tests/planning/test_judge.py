@@ -12,7 +12,7 @@ from splitwise.planning.demand import MIN_REQUESTS, Demand
 from splitwise.planning.design import Design, Family
 from splitwise.planning.errors import PlanningError
 from splitwise.planning.question import Offer
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import Options
 from splitwise.workload import read_requests
 

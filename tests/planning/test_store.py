@@ -17,7 +17,7 @@ from splitwise.planning.plan import plan
 from splitwise.planning.question import Limits, Objective, Offer, Question
 from splitwise.planning.store import OutcomeStore
 from splitwise.planning.workers import Crew, here
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import Options
 from splitwise.simulation.slowdown import Slo
 

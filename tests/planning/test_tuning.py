@@ -12,7 +12,7 @@ from splitwise.planning.plan import Plan, plan
 from splitwise.planning.question import Limits, Objective, Offer, Question
 from splitwise.planning.tuning import THRESHOLDS, shrunk
 from splitwise.planning.workers import Crew, here
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import Options
 
 

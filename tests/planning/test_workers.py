@@ -16,7 +16,7 @@ from splitwise.planning.question import Offer
 from splitwise.planning.record import record_of
 from splitwise.planning.trial import Judge
 from splitwise.planning.workers import Crew, Mapper, here, on_cores, on_ray, open_mapper
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.slowdown import parse_slo
 from splitwise.workload import WorkloadError
 

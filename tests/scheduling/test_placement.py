@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitwise.scheduling.placement import (
-    Cluster,
+    ClusterState,
     bring_back,
     can_serve,
     go_home,
@@ -22,16 +22,16 @@ from splitwise.scheduling.placement import (
     take_out,
     with_machine,
 )
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import NOBODY
 
 
-def cluster(pools: str, capacity: int = 10_000) -> Cluster:
+def cluster(pools: str, capacity: int = 10_000) -> ClusterState:
     home = np.array(["PTM".index(letter) for letter in pools], dtype=np.int8)
     return new_cluster(home, np.full(len(pools), capacity, dtype=np.int64))
 
 
-def load(c: Cluster, machine: int, pending: int = 0, waiting: int = 0, kv: int = 0) -> None:
+def load(c: ClusterState, machine: int, pending: int = 0, waiting: int = 0, kv: int = 0) -> None:
     c.pending_tokens[machine] = pending
     c.waiting[machine] = waiting
     c.kv_tokens[machine] = kv
@@ -195,7 +195,7 @@ def test_a_request_of_one_token_needs_no_token_machine_and_no_room_on_one() -> N
 def test_a_placement_with_room_is_what_place_says_or_nothing_at_all(
     machines: list[tuple[str, bool, int, int, int]], tokens: int, one_token: bool, may_pull: bool
 ) -> None:
-    def build() -> Cluster:
+    def build() -> ClusterState:
         c = cluster("".join(machine[0] for machine in machines), capacity=120)
         for i, (_, up, pending, waiting, kv) in enumerate(machines):
             load(c, i, pending, waiting, kv)
@@ -291,7 +291,7 @@ def test_read_singly_it_is_the_same_cluster() -> None:
     draw = np.random.default_rng(0)
     for _ in range(300):
         load(arrays, int(draw.integers(15)), *draw.integers(0, (9000, 3, 20_000)).tolist())
-        copied = Cluster._make(
+        copied = ClusterState._make(
             type(part)._make(map(np.copy, part)) if isinstance(part, tuple) else np.copy(part)
             for part in arrays
         )

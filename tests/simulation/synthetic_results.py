@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, Status
 
 KINDS = ("h100", "h100", "a100", "<a100 & more>")

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from splitwise.hardware.loading import load_profile
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import PUBLISHED_2024, MachineGroup, simulate
 
 SPLIT = {

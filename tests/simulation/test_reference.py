@@ -14,7 +14,7 @@ from reference_simulator import ReferenceSimulator
 from toy_cluster import Load, times
 
 from splitwise.hardware.iteration_times import IterationTimes
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.result import Result, Status
 from splitwise.simulation.simulate import MachineGroup, Options, Outage, simulate
 

@@ -13,7 +13,7 @@ import pytest
 from synthetic_results import Alone, random_result
 
 from splitwise.observe.page import ReportError
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.report import page, write_html
 from splitwise.simulation.summary import summarise
 from splitwise.simulation.table_files import TableFileError, write_machines, write_requests

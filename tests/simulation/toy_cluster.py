@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitwise.hardware.iteration_times import IterationTimes
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import MachineGroup
 
 

@@ -7,9 +7,9 @@ import ssl
 from pathlib import Path
 
 from splitwise.cli.errors import fail
-from splitwise.serving.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
-from splitwise.serving.gateway import Access
-from splitwise.serving.tls import TlsError, load_certificate, tls_context
+from splitwise.gateway.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
+from splitwise.gateway.http.tls import TlsError, load_certificate, tls_context
+from splitwise.gateway.process import Access
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splitwise.cli.errors import fail
-from splitwise.scheduling.pools import POOL_NAMES
+from splitwise.scheduling.pool import POOL_NAMES
 
 app = typer.Typer(
     help="Show and set the pools of a running cluster; the admin key is taken from "

@@ -29,7 +29,7 @@ from splitwise.cli.worker_options import (
     Threads,
     Transport,
 )
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 
 
 def serve(
@@ -165,15 +165,15 @@ def serve(
     import uvloop
 
     from splitwise.cli.access import read_access
+    from splitwise.cluster.scheduler import ClusterLimits
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
     from splitwise.engine.null.engine import null_model
-    from splitwise.serving.admin import ADMIN_KEY_VARIABLE
-    from splitwise.serving.cluster import ClusterLimits
-    from splitwise.serving.gateway import Gateway, ServeOptions
-    from splitwise.serving.http import HttpLimits
-    from splitwise.serving.launcher import LaunchError, LocalLauncher
-    from splitwise.serving.ray_launcher import RayLauncher, RayOptions, connect, read_needs
+    from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
+    from splitwise.gateway.http.exchange import HttpLimits
+    from splitwise.gateway.process import Gateway, ServeOptions
+    from splitwise.launch.launcher import LaunchError, LocalLauncher
+    from splitwise.launch.ray_launcher import RayLauncher, RayOptions, connect, read_needs
 
     access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
     try:
@@ -283,7 +283,7 @@ def _is_ray(launcher: str, device: str) -> bool:
 
 
 def _announce(url: str, model: str, with_key: bool) -> None:
-    # The first line is for programs (``serving.local`` reads it), the rest for people.
+    # The first line is for programs (``launch.local_server`` reads it), the rest for people.
     print(f"ready: {url}", flush=True)
     key = " -H 'Authorization: Bearer YOUR_KEY'" if with_key else ""
     print(

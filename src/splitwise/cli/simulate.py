@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from splitwise.cli.errors import fail
 from splitwise.hardware import load_profile
 from splitwise.hardware.loading import PAPER_REFERENCE, usual_reference
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.workload import Requests, open_source
 
 if TYPE_CHECKING:  # the simulator brings numba along

@@ -23,7 +23,7 @@ from splitwise.cli.worker_options import (
     Threads,
     Transport,
 )
-from splitwise.scheduling.pools import POOL_NAMES
+from splitwise.scheduling.pool import POOL_NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -102,9 +102,9 @@ def worker(
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import ModelFolder, resolve_model
     from splitwise.engine.null.engine import NullEngine, null_model
-    from splitwise.serving.machine import MachineLimits
-    from splitwise.serving.session import WorkerError, WorkerOptions
-    from splitwise.serving.worker import run_worker
+    from splitwise.worker.machine import MachineLimits
+    from splitwise.worker.session import WorkerError, WorkerOptions
+    from splitwise.worker.worker import run_worker
 
     try:
         is_built_in = is_null(engine) and model is None

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Final, Protocol
 
 from splitwise.planning.question import Limits, Offer
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import MachineGroup
 
 TOLERANCE: Final = 1 + 1e-9

@@ -4,7 +4,7 @@ Plain functions over arrays and numbers, with no clock, no I/O and no state of t
 the live server calls them as they stand and a simulator can compile them. What only the server
 needs, the order in which clients are served, is a plain data structure.
 
-- ``pools``: the three pools
+- ``pool``: the three pools
 - ``ranking``: who is least loaded, at the same cost among 10 or 1,000 machines
 - ``placement``: cluster level, which machine computes a request's prompt and which its tokens,
   and which change their pool for it

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import NOBODY, OUT, Ranking, first, new_ranking, set_key
 from splitwise.scheduling.shared import shared
 
@@ -35,7 +35,7 @@ PROMPT_QUEUE_THRESHOLD_TOKENS: Final = 8192
 """Pending tokens past which a prompt queue counts as long (the public simulator's value)."""
 
 
-class Cluster(NamedTuple):
+class ClusterState(NamedTuple):
     """What the cluster scheduler knows, one entry a machine, and two rankings with a row a pool.
 
     ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
@@ -56,14 +56,14 @@ class Cluster(NamedTuple):
     by_kv: Ranking
 
 
-def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -> Cluster:
+def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -> ClusterState:
     """Idle machines, each in its home pool."""
     count = len(home)
 
     def zeros() -> NDArray[np.int64]:
         return np.zeros(count, dtype=np.int64)
 
-    cluster = Cluster(
+    cluster = ClusterState(
         home=home.astype(np.int8),
         pool=home.astype(np.int8),
         up=np.ones(count, dtype=np.bool_),
@@ -81,13 +81,13 @@ def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -
     return cluster
 
 
-def read_singly(cluster: Cluster) -> Cluster:
+def read_singly(cluster: ClusterState) -> ClusterState:
     """The same numbers, for Python that looks at one entry at a time.
 
     Memoryviews give plain numbers in a third of the time that numpy takes; ``np.asarray`` makes
     arrays of them again.
     """
-    return Cluster._make(
+    return ClusterState._make(
         Ranking._make(map(_view, part)) if isinstance(part, Ranking) else _view(part)
         for part in cluster
     )
@@ -97,7 +97,7 @@ def _view(array: Any) -> Any:
     return memoryview(array)
 
 
-def with_machine(cluster: Cluster, pool: Pool, kv_capacity_tokens: int) -> Cluster:
+def with_machine(cluster: ClusterState, pool: Pool, kv_capacity_tokens: int) -> ClusterState:
     """The same machines with what they do, and one more, idle, at the end."""
     grown = new_cluster(
         np.append(cluster.home, np.int8(pool)),
@@ -116,13 +116,13 @@ def with_machine(cluster: Cluster, pool: Pool, kv_capacity_tokens: int) -> Clust
     return grown
 
 
-def take_out(cluster: Cluster, machine: int) -> None:
+def take_out(cluster: ClusterState, machine: int) -> None:
     """A machine is lost: nobody is placed on it."""
     cluster.up[machine] = False
     rank(cluster, machine)
 
 
-def bring_back(cluster: Cluster, machine: int, pool: Pool, kv_capacity_tokens: int) -> None:
+def bring_back(cluster: ClusterState, machine: int, pool: Pool, kv_capacity_tokens: int) -> None:
     """A machine that was lost is up again, idle, in its (perhaps new) home pool."""
     cluster.home[machine] = pool
     cluster.pool[machine] = pool
@@ -135,13 +135,13 @@ def bring_back(cluster: Cluster, machine: int, pool: Pool, kv_capacity_tokens: i
     rank(cluster, machine)
 
 
-def set_draining(cluster: Cluster, machine: int, draining: bool) -> None:
+def set_draining(cluster: ClusterState, machine: int, draining: bool) -> None:
     """Place nothing new on a machine that goes on with what it has; or do so again."""
     cluster.draining[machine] = draining
     rank(cluster, machine)
 
 
-def set_home(cluster: Cluster, machine: int, pool: Pool) -> None:
+def set_home(cluster: ClusterState, machine: int, pool: Pool) -> None:
     """Give a machine another home pool. It stands there at once, with what it still runs:
     whatever phase that is in, it ends there as it would have."""
     if cluster.home[machine] == pool:
@@ -151,19 +151,19 @@ def set_home(cluster: Cluster, machine: int, pool: Pool) -> None:
         move(cluster, machine, pool)
 
 
-def can_serve(cluster: Cluster) -> bool:
+def can_serve(cluster: ClusterState) -> bool:
     """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
     return least_pending(cluster) != NOBODY
 
 
 @shared
-def takes_requests(cluster: Cluster, machine: int) -> bool:
+def takes_requests(cluster: ClusterState, machine: int) -> bool:
     """Whether anything may be placed on the machine."""
     return bool(cluster.up[machine] and not cluster.draining[machine])
 
 
 @shared
-def rank(cluster: Cluster, machine: int) -> None:
+def rank(cluster: ClusterState, machine: int) -> None:
     """Enter the machine's present load in its pool's rankings."""
     pending, kv = OUT, OUT
     if takes_requests(cluster, machine):
@@ -173,7 +173,7 @@ def rank(cluster: Cluster, machine: int) -> None:
 
 
 @shared
-def move(cluster: Cluster, machine: int, pool: int) -> None:
+def move(cluster: ClusterState, machine: int, pool: int) -> None:
     """Put the machine into another pool's rankings; every role change passes here."""
     _set_keys(cluster, machine, OUT, OUT)
     cluster.pool[machine] = pool
@@ -182,14 +182,14 @@ def move(cluster: Cluster, machine: int, pool: int) -> None:
 
 
 @shared
-def _set_keys(cluster: Cluster, machine: int, pending: float, kv: float) -> None:
+def _set_keys(cluster: ClusterState, machine: int, pending: float, kv: float) -> None:
     pool = cluster.pool[machine]
     set_key(cluster.by_pending, pool, machine, pending)
     set_key(cluster.by_kv, pool, machine, kv)
 
 
 @shared
-def go_home(cluster: Cluster, machine: int) -> None:
+def go_home(cluster: ClusterState, machine: int) -> None:
     """A machine with nothing to do, promised or still to send returns to the pool it was pulled
     from."""
     if cluster.pool[machine] != cluster.home[machine] and is_idle(cluster, machine):
@@ -197,7 +197,7 @@ def go_home(cluster: Cluster, machine: int) -> None:
 
 
 @shared
-def is_idle(cluster: Cluster, machine: int) -> bool:
+def is_idle(cluster: ClusterState, machine: int) -> bool:
     """Whether nothing runs, waits or is promised on the machine."""
     return bool(
         cluster.pending_tokens[machine] == 0
@@ -207,21 +207,21 @@ def is_idle(cluster: Cluster, machine: int) -> bool:
 
 
 @shared
-def is_queue_long(cluster: Cluster, machine: int, prompt_tokens: int, threshold: int) -> bool:
+def is_queue_long(cluster: ClusterState, machine: int, prompt_tokens: int, threshold: int) -> bool:
     """Whether the prompt would push a queue that is not empty past the threshold."""
     pending = cluster.pending_tokens[machine] + prompt_tokens
     return bool(cluster.waiting[machine] > 0 and pending > threshold)
 
 
 @shared
-def is_memory_full(cluster: Cluster, machine: int, kv_tokens: int) -> bool:
+def is_memory_full(cluster: ClusterState, machine: int, kv_tokens: int) -> bool:
     """Whether the machine cannot promise ``kv_tokens`` more."""
     return bool(cluster.kv_tokens[machine] + kv_tokens >= cluster.kv_capacity_tokens[machine])
 
 
 @shared
 def place(
-    cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
+    cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
 ) -> tuple[int, int]:
     """Choose (prompt machine, token machine), pulling machines into the mixed pool if need be.
 
@@ -237,7 +237,7 @@ def place(
 
 @shared
 def place_if_room(
-    cluster: Cluster,
+    cluster: ClusterState,
     prompt_tokens: int,
     kv_tokens: int,
     one_token: bool,
@@ -267,7 +267,7 @@ def place_if_room(
 
 @shared
 def choose(
-    cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
+    cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
 ) -> tuple[int, int, bool]:
     """Find (prompt machine, token machine) and change nothing.
 
@@ -291,7 +291,7 @@ def choose(
 
 
 @shared
-def pull(cluster: Cluster, machine: int, opposite: int) -> None:
+def pull(cluster: ClusterState, machine: int, opposite: int) -> None:
     """Move a machine chosen for a phase that its pool, ``opposite``, does not run."""
     if int(cluster.pool[machine]) == opposite:  # numpy takes microseconds to compare with an enum
         move(cluster, machine, Pool.MIXED)
@@ -299,7 +299,7 @@ def pull(cluster: Cluster, machine: int, opposite: int) -> None:
 
 @shared
 def _choose_pair(
-    cluster: Cluster, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
+    cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
 ) -> tuple[int, int]:
     """Steps 1 to 3."""
     prompt = first(cluster.by_pending, Pool.PROMPT)
@@ -332,7 +332,7 @@ def _relief(ranking: Ranking, own: int, opposite: int, may_pull: bool) -> int:
 
 
 @shared
-def least_pending(cluster: Cluster) -> int:
+def least_pending(cluster: ClusterState) -> int:
     """The least pending machine of all pools; of equals prompt before mixed before token."""
     best = first(cluster.by_pending, Pool.PROMPT)
     for other in (first(cluster.by_pending, Pool.MIXED), first(cluster.by_pending, Pool.TOKEN)):
@@ -344,7 +344,7 @@ def least_pending(cluster: Cluster) -> int:
 
 
 @shared
-def roomiest(cluster: Cluster) -> int:
+def roomiest(cluster: ClusterState) -> int:
     """The machine that takes requests and holds the most cache, the first of equals."""
     best = NOBODY
     for machine in range(len(cluster.up)):

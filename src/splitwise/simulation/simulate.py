@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from splitwise.hardware.iteration_times import IterationTimes
 from splitwise.scheduling.batching import BATCH_REQUESTS, MAX_PREEMPTIONS, PROMPT_BATCH_TOKENS
 from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS, new_cluster
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import new_ranking
 from splitwise.simulation import state as st
 from splitwise.simulation.loop import advance

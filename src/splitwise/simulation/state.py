@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from splitwise.scheduling.placement import Cluster
+from splitwise.scheduling.placement import ClusterState
 from splitwise.scheduling.ranking import Ranking
 
 NONE: Final = -1
@@ -251,7 +251,7 @@ class Log(NamedTuple):
 class State(NamedTuple):
     """One simulation."""
 
-    cluster: Cluster
+    cluster: ClusterState
     kinds: Kinds
     rules: Rules
     machines: NDArray[np.void]

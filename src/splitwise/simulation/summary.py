@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.result import Reason, Result, Status
 from splitwise.simulation.slowdown import (
     PAPER_SLOS,

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.result import Result
 
 CLUSTER_PROCESS: Final = 1

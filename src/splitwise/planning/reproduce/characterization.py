@@ -10,7 +10,7 @@ import numpy as np
 from splitwise.hardware import IterationTimes, load_profile
 from splitwise.planning.reproduce.published import TRANSFER_SHARE
 from splitwise.planning.reproduce.section import Figure, Section
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.result import Result
 from splitwise.simulation.simulate import MachineGroup, Options, simulate
 from splitwise.workload import Requests, open_source

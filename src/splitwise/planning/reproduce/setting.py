@@ -15,7 +15,7 @@ from splitwise.planning.demand import Demand
 from splitwise.planning.design import Design, Family
 from splitwise.planning.question import Limits, Objective, Offer, Question
 from splitwise.planning.reproduce.published import BASELINES, KINDS
-from splitwise.scheduling.pools import Pool
+from splitwise.scheduling.pool import Pool
 from splitwise.simulation.simulate import rules_named
 
 PUBLISHED: Final = ("published-2024", "published-2024")

@@ -1,0 +1,81 @@
+"""What every request is charged to its machines, in the numbers that ``placement`` decides on.
+
+The charges of an attempt, and what takes each back:
+
+1. ``waiting``, prompt machine: 1, until the prompt is in an iteration (``PromptsStarted``).
+2. ``pending_tokens``, prompt machine: the prompt, until its first token is out.
+3. ``pending_tokens``, token machine: 1, until the attempt ends.
+4. ``kv_tokens``, token machine: prompt, output so far and the next token, until the attempt ends.
+5. ``kv_tokens``, prompt machine, if it is another: the prompt and a token, until the cache has
+   arrived on the token machine (``Transferred``).
+
+The end of an attempt takes back whatever is left, at once, and so does the loss of a machine.
+Cache comes in whole blocks, as on the machines. So a token machine really has room for a request
+beside all that was placed before it, and machines that push to each other, which role changes
+bring about, never wait for each other in a circle.
+"""
+
+from collections.abc import Callable
+
+from splitwise.cluster.request import Charge, LiveRequest
+from splitwise.cluster.roster import Roster
+from splitwise.scheduling.placement import go_home, is_idle, rank
+
+
+class Ledger:
+    """The only writer of the loads in ``roster.cluster``; keeps the rankings in step, and sends
+    machines home with whose last charge the reason for their new role is gone."""
+
+    def __init__(self, roster: Roster, on_idle: Callable[[int], None]) -> None:
+        """``on_idle`` gets each machine that nothing is charged to any more, when it is home."""
+        self._roster = roster
+        self._on_idle = on_idle
+
+    def charge(self, live: LiveRequest, prompt: int, token: int) -> None:
+        """An attempt begins on these machines."""
+        tokens = len(live.history)
+        cache = self._roster.cache_tokens(tokens + 1)
+        live.at_prompt, live.at_token = Charge(prompt), Charge(token)
+        self._set(live.at_prompt, tokens, waiting=1, kv_tokens=cache if prompt != token else 0)
+        self._set(live.at_token, 1, kv_tokens=cache)
+
+    def prompt_started(self, live: LiveRequest) -> None:
+        """The prompt is in an iteration."""
+        charge = live.at_prompt
+        self._set(charge, charge.pending_tokens, kv_tokens=charge.kv_tokens)
+
+    def prompt_ended(self, live: LiveRequest) -> None:
+        """The first token is out."""
+        self._set(live.at_prompt, kv_tokens=live.at_prompt.kv_tokens)
+
+    def grown(self, live: LiveRequest) -> None:
+        """The output is longer."""
+        cache = self._roster.cache_tokens(len(live.history) + 1)
+        if cache != live.at_token.kv_tokens:
+            self._set(live.at_token, live.at_token.pending_tokens, kv_tokens=cache)
+
+    def prompt_machine_left(self, live: LiveRequest) -> None:
+        """The prompt machine has nothing more to do with it."""
+        self._set(live.at_prompt)
+
+    def attempt_ended(self, live: LiveRequest) -> None:
+        """Neither machine has anything more to do with it."""
+        self._set(live.at_prompt)
+        self._set(live.at_token)
+
+    def _set(
+        self, charge: Charge, pending_tokens: int = 0, waiting: int = 0, kv_tokens: int = 0
+    ) -> None:
+        """Make the charge what is given, and tell the machine's numbers by how much it changed."""
+        was = charge.pending_tokens, charge.waiting, charge.kv_tokens
+        if was == (pending_tokens, waiting, kv_tokens):
+            return
+        cluster, machine = self._roster.cluster, charge.machine
+        cluster.pending_tokens[machine] += pending_tokens - charge.pending_tokens
+        cluster.waiting[machine] += waiting - charge.waiting
+        cluster.kv_tokens[machine] += kv_tokens - charge.kv_tokens
+        charge.pending_tokens, charge.waiting, charge.kv_tokens = pending_tokens, waiting, kv_tokens
+        rank(cluster, machine)
+        if is_idle(cluster, machine):
+            go_home(cluster, machine)
+            self._on_idle(machine)

@@ -1,0 +1,188 @@
+"""Which pool each machine stands in, shown to operators and set by them.
+
+The life of a machine that is drained:
+
+1. ``drain``: nothing new is placed on it; what it runs goes on.
+2. The last charge is taken back (``ledger`` calls ``look``): the machine is told to end
+   (``Shutdown``).
+3. Its connection ends: ``left``. ``is_draining`` goes on saying so, and ``is_out_of_service`` keeps
+   the launcher from starting it again. A machine that joins under its id later is not draining.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from splitwise.cluster.roster import Roster
+from splitwise.protocol.messages import Shutdown
+from splitwise.scheduling.placement import is_idle, set_draining
+from splitwise.scheduling.pool import Pool
+
+log = logging.getLogger(__name__)
+
+
+class PoolMetrics(Protocol):
+    """What is reported of pools."""
+
+    def pool(self, name: str, pool: str | None) -> None: ...
+    def role_changed(self, name: str, pool: str) -> None: ...
+
+
+class UnknownMachine(Exception):
+    """No machine ever had that name."""
+
+
+class PoolError(Exception):
+    """The machine is not in a state in which this can be set."""
+
+
+class MachineView(msgspec.Struct, frozen=True):
+    """A machine, as operators see it; the numbers are those of ``placement.ClusterState``."""
+
+    machine_id: str
+    home: str
+    pool: str
+    up: bool
+    draining: bool
+    pending_tokens: int
+    waiting: int
+    kv_tokens: int
+    kv_capacity_tokens: int
+    role_changes: int
+
+
+class Pools:
+    """The pools of a cluster, for those who watch and run it."""
+
+    def __init__(self, roster: Roster, metrics: PoolMetrics, on_change: Callable[[], None]) -> None:
+        """``on_change`` is called when what waits may find room."""
+        self._roster = roster
+        self._metrics = metrics
+        self._on_change = on_change
+        self._seen: dict[int, Pool] = {}
+        """Where each connected machine was seen last."""
+        self._ending: set[int] = set()
+        """Those that were told to end."""
+        self._leaving: set[int] = set()
+        """Those that want to end themselves."""
+
+    # What operators do.
+
+    def show(self) -> list[MachineView]:
+        """Every machine that ever joined, in the order in which they did."""
+        return [self._view(machine) for machine in range(len(self._roster.names))]
+
+    def set_home(self, name: str, pool: Pool) -> MachineView:
+        """Give a machine another home pool, at once; it keeps what it runs.
+
+        Raises:
+            UnknownMachine, PoolError: see there.
+        """
+        machine = self._connected(name)
+        log.info("machine %s: home set to the %s pool", name, pool.label)
+        self._roster.set_home(machine, pool)
+        self.look(machine)
+        self._on_change()
+        return self._view(machine)
+
+    def drain(self, name: str, draining: bool = True) -> MachineView:
+        """Let a machine end what it has and leave; or, False, keep one that has not left yet.
+
+        Raises:
+            UnknownMachine, PoolError: see there.
+        """
+        machine = self._connected(name)
+        self._leaving.discard(machine)
+        if machine in self._ending and not draining:
+            raise PoolError(f"machine {name!r} has been told to end; start it again")
+        log.info("machine %s: %s", name, "draining" if draining else "draining no more")
+        set_draining(self._roster.cluster, machine, draining)
+        self.look(machine)
+        self._on_change()
+        return self._view(machine)
+
+    # What others ask and tell.
+
+    def leave(self, machine: int) -> None:
+        """A machine wants to end: drain it. Unlike one that an operator drains it may come back."""
+        self.drain(self._roster.names[machine])
+        self._leaving.add(machine)
+
+    def is_out_of_service(self, name: str) -> bool:
+        """Whether an operator has drained the machine, so that nobody is to start it again."""
+        return self.is_draining(name) and self._roster.index(name) not in self._leaving
+
+    def home(self, name: str) -> Pool:
+        """The home pool of a machine that has joined."""
+        return Pool(self._roster.cluster.home[self._index(name)])
+
+    def is_draining(self, name: str) -> bool:
+        """Whether a machine drains, or has left for that reason."""
+        machine = self._roster.index(name)
+        return machine is not None and bool(self._roster.cluster.draining[machine])
+
+    def joined(self, machine: int) -> None:
+        """A machine is connected."""
+        self._ending.discard(machine)
+        self._leaving.discard(machine)
+        self._seen[machine] = self._pool(machine)
+        self._metrics.pool(self._roster.names[machine], self._seen[machine].label)
+
+    def left(self, machine: int) -> None:
+        """A machine is not connected any more."""
+        del self._seen[machine]
+        self._metrics.pool(self._roster.names[machine], None)
+
+    def look(self, machine: int) -> None:
+        """Something may have moved this machine, or made it idle."""
+        if machine not in self._seen:
+            return  # It is lost; what it was charged is being taken back.
+        was, now = self._seen[machine], self._pool(machine)
+        if was is not now:
+            self._seen[machine] = now
+            self._tell_move(machine, was, now)
+        cluster = self._roster.cluster
+        if cluster.draining[machine] and is_idle(cluster, machine) and machine not in self._ending:
+            self._ending.add(machine)
+            log.info("machine %s is drained and told to end", self._roster.names[machine])
+            self._roster.link(machine).send(Shutdown())
+
+    def _tell_move(self, machine: int, was: Pool, now: Pool) -> None:
+        name, home = self._roster.names[machine], Pool(self._roster.cluster.home[machine])
+        log.info(
+            "machine %s: %s pool -> %s pool (home: %s)", name, was.label, now.label, home.label
+        )
+        self._metrics.role_changed(name, now.label)
+
+    def _pool(self, machine: int) -> Pool:
+        return Pool(self._roster.cluster.pool[machine])
+
+    def _index(self, name: str) -> int:
+        index = self._roster.index(name)
+        if index is None:
+            known = ", ".join(self._roster.names) or "none yet"
+            raise UnknownMachine(f"no machine {name!r}; there are: {known}")
+        return index
+
+    def _connected(self, name: str) -> int:
+        machine = self._index(name)
+        if machine not in self._seen:
+            raise PoolError(f"machine {name!r} is not connected; start it first")
+        return machine
+
+    def _view(self, machine: int) -> MachineView:
+        cluster = self._roster.cluster
+        return MachineView(
+            machine_id=self._roster.names[machine],
+            home=Pool(cluster.home[machine]).label,
+            pool=self._pool(machine).label,
+            up=bool(cluster.up[machine]),
+            draining=bool(cluster.draining[machine]),
+            pending_tokens=int(cluster.pending_tokens[machine]),
+            waiting=int(cluster.waiting[machine]),
+            kv_tokens=int(cluster.kv_tokens[machine]),
+            kv_capacity_tokens=int(cluster.kv_capacity_tokens[machine]),
+            role_changes=int(cluster.role_changes[machine]),
+        )

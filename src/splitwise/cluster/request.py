@@ -1,0 +1,158 @@
+"""A request as the cluster scheduler sees it, and the stream its client reads."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from splitwise.engine.sampling import Sample
+from splitwise.protocol.generation import Chunk, FinishReason, GenerationRequest
+from splitwise.protocol.messages import Output
+from splitwise.scheduling.ranking import NOBODY
+
+
+class RequestState(Enum):
+    """Where a request stands; ``scheduler`` makes every transition."""
+
+    WAITING = auto()
+    """No machine has room; held at the cluster scheduler."""
+    PROMPT = auto()
+    """Sent to its machines; the first token of this attempt is not out."""
+    TOKEN = auto()
+    """The first token of this attempt is out."""
+    ENDED = auto()
+
+
+@dataclass
+class Charge:
+    """What a request adds to the loads of one machine; ``ledger`` writes it."""
+
+    machine: int = NOBODY
+    pending_tokens: int = 0
+    waiting: int = 0
+    kv_tokens: int = 0
+
+
+@dataclass(eq=False)
+class LiveRequest:
+    """One request from submission to its end, over all its attempts.
+
+    Tokens of an attempt may come from two machines and overtake each other on the way; they are
+    delivered in the order of their positions.
+    """
+
+    request: GenerationRequest
+    on_cancel: Callable[["LiveRequest"], None]
+    number: int
+    """In order of arrival."""
+    submitted_s: float
+    waiting_since_s: float
+    """When this attempt began to wait for a machine; a retry waits anew."""
+    state: RequestState = RequestState.WAITING
+    was_started: bool = False
+    """Whether it ever had machines."""
+    history: list[int] = field(init=False)
+    task: int = -1
+    failures: int = 0
+    """Failed attempts in a row that brought the answer no further."""
+    _attempt_from: int = 0
+    at_prompt: Charge = field(default_factory=Charge)
+    at_token: Charge = field(default_factory=Charge)
+    _early: dict[int, Output] = field(default_factory=dict)
+    _samples: list[Sample] = field(default_factory=list)
+    _finish: FinishReason | None = None
+    _error: Exception | None = None
+    _reader: "asyncio.Future[None] | None" = None
+
+    def __post_init__(self) -> None:
+        self.history = list(self.request.prompt)
+        self._attempt_from = len(self.history)
+
+    # What ``fair_queue`` goes by.
+
+    @property
+    def client(self) -> str:
+        return self.request.client
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt)
+
+    # Where it stands.
+
+    @property
+    def prompt_machine(self) -> int:
+        return self.at_prompt.machine
+
+    @property
+    def token_machine(self) -> int:
+        return self.at_token.machine
+
+    @property
+    def max_history_tokens(self) -> int:
+        return len(self.request.prompt) + self.request.max_tokens
+
+    # The cluster scheduler's side.
+
+    def accept(self, output: Output) -> int:
+        """Take a token in, and those after it that came early; returns how many were delivered."""
+        self._early[output.position] = output
+        delivered = 0
+        while not self.is_finished and len(self.history) in self._early:
+            following = self._early.pop(len(self.history))
+            self.history.append(following.sample.token)
+            self._samples.append(following.sample)
+            self._finish = following.finish
+            delivered += 1
+        if delivered:
+            self._wake()
+        return delivered
+
+    @property
+    def has_output(self) -> bool:
+        """Whether its very first token is out."""
+        return len(self.history) > len(self.request.prompt)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last token is in."""
+        return self._finish is not None
+
+    def attempt_failed(self) -> None:
+        """Count it. The prompt's own token is no progress: a request that brings each token machine
+        down would be taken up again for ever."""
+        has_progress = len(self.history) > self._attempt_from + 1
+        self.failures = 1 if has_progress else self.failures + 1
+
+    def forget_attempt(self) -> None:
+        """Drop what came early from an attempt that is given up, for the next to begin here."""
+        self._early.clear()
+        self._attempt_from = len(self.history)
+
+    def fail(self, error: Exception) -> None:
+        """End the stream with an error, after the tokens that are there."""
+        self._error = error
+        self._wake()
+
+    # The client's side (``generation.TokenStream``).
+
+    async def next(self) -> Chunk:
+        """All tokens that have come since the last call; waits for one if there is none."""
+        while not self._samples and self._finish is None:
+            if self._error is not None:
+                raise self._error
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        samples, self._samples = self._samples, []
+        return Chunk(samples, self._finish)
+
+    def cancel(self) -> None:
+        self.on_cancel(self)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

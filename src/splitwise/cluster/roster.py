@@ -1,0 +1,138 @@
+"""The machines of a cluster: who is connected, and what the scheduler's arrays say of them.
+
+A machine keeps its index for good, so that one that is lost and joins again finds its place.
+"""
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from splitwise.protocol.messages import Register
+from splitwise.scheduling.placement import (
+    ClusterState,
+    bring_back,
+    new_cluster,
+    read_singly,
+    set_home,
+    take_out,
+    with_machine,
+)
+from splitwise.scheduling.pool import Pool
+
+
+class MachineLink(Protocol):
+    """The way to a machine's worker."""
+
+    register: Register
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+
+class Roster:
+    """``links``, ``names`` and the arrays of ``cluster`` have one entry a machine; a lost one's
+    link is None. A new machine makes a new ``cluster``, so nobody keeps one."""
+
+    def __init__(self, model_name: str | None = None) -> None:
+        """``model_name`` is the model that every machine must have; None takes the first's."""
+        self._model_name = model_name
+        self.cluster: ClusterState = read_singly(
+            new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
+        )
+        self.links: list[MachineLink | None] = []
+        self.names: list[str] = []
+        self._indices: dict[str, int] = {}
+        self._homes: dict[int, Pool] = {}
+        """Where operators put machines."""
+        self._block_tokens = 1
+        self._joined = asyncio.Event()
+
+    def add(self, link: MachineLink) -> int:
+        """Enter a machine, new or lost before; returns its index.
+
+        Raises:
+            ValueError: its model or cache does not fit those of the others, or its id is taken.
+        """
+        register = link.register
+        if self._model_name not in (None, register.model.name):
+            raise ValueError(
+                f"model {register.model.name!r} is not the cluster's {self._model_name!r}; start "
+                "the worker with the same --model, or say by --model-name that it is"
+            )
+        for other in self.links:
+            if other is not None:
+                _check_same_model(other.register, register)
+        capacity = register.layout.blocks * register.layout.block_tokens
+        index = self._indices.get(register.machine_id)
+        if index is None:
+            index = len(self.links)
+            self._indices[register.machine_id] = index
+            self.cluster = read_singly(with_machine(self.cluster, register.pool, capacity))
+            self.links.append(link)
+            self.names.append(register.machine_id)
+        elif self.links[index] is not None:
+            raise ValueError(
+                f"machine_id {register.machine_id!r} is in the cluster already; "
+                "give each worker a --machine-id of its own"
+            )
+        else:
+            self.links[index] = link
+            home = self._homes.get(index, register.pool)
+            bring_back(self.cluster, index, home, capacity)
+        self._block_tokens = register.layout.block_tokens
+        self._joined.set()
+        return index
+
+    def remove(self, index: int) -> str:
+        """A machine is lost; returns its id."""
+        self.links[index] = None
+        take_out(self.cluster, index)
+        return self.names[index]
+
+    def index(self, name: str) -> int | None:
+        """The machine of that id, connected or lost; None if there never was one."""
+        return self._indices.get(name)
+
+    def set_home(self, index: int, pool: Pool) -> None:
+        """Give a machine another home, which it keeps when it is lost and comes back."""
+        self._homes[index] = pool
+        set_home(self.cluster, index, pool)
+
+    def link(self, index: int) -> MachineLink:
+        """The way to a machine that is connected."""
+        link = self.links[index]
+        assert link is not None, "only connected machines are picked and heard"
+        return link
+
+    async def wait_for(self, number: int) -> None:
+        """Wait until ``number`` machines are connected; the caller sets the deadline."""
+        while sum(link is not None for link in self.links) < number:
+            self._joined.clear()
+            await self._joined.wait()
+
+    def cache_tokens(self, tokens: int) -> int:
+        """The cache, in whole blocks, that ``tokens`` tokens take on any of these machines."""
+        return -(-tokens // self._block_tokens) * self._block_tokens
+
+    def max_context_tokens(self) -> int:
+        """The longest request that every connected machine can hold (0 without machines)."""
+        limits = [
+            min(link.register.model.max_context_tokens, int(capacity))
+            for link, capacity in zip(self.links, self.cluster.kv_capacity_tokens, strict=True)
+            if link is not None
+        ]
+        return min(limits, default=0)
+
+
+def _check_same_model(ours: Register, theirs: Register) -> None:
+    if theirs.model != ours.model:
+        raise ValueError(
+            f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
+            "start every worker of a cluster with the same model and dtype"
+        )
+    if not ours.layout.accepts(theirs.layout):
+        raise ValueError(
+            f"cache layout {theirs.layout} does not fit {ours.machine_id}'s {ours.layout}; "
+            "start every worker of a cluster with the same block size"
+        )

@@ -1,0 +1,421 @@
+"""The cluster-level scheduler, live: which machines run a request, and what becomes of it.
+
+The life of a request here (states: ``RequestState``):
+
+1. ``submit`` admits it. Where others wait, or there is no room, it goes into ``_queue`` (producer:
+   the gateway, consumer: ``_dispatch``): WAITING. Where too many wait, it is refused, or takes the
+   place of one whose client has more of them.
+2. ``_dispatch`` places it on a prompt and a token machine in one call, in the order of
+   ``fair_queue``, and tells both: PROMPT. It runs whenever something may have made room. A machine
+   pulled into the mixed pool for it is not told: a worker runs what it is asked to, whatever its
+   pool.
+3. Its first token comes from the prompt machine: TOKEN. The others follow from the token machine;
+   ``LiveRequest`` puts them in order and wakes the client's reader.
+4. The last token, a cancel, or too many failures end it: ENDED. ``_leave_machines`` takes
+   back what it was charged (``ledger``), and tells every machine that may still hold something of
+   it.
+5. A machine that is lost, fails the task or preempts it sends the request back into ``_queue``,
+   before all of its priority that never began, with its tokens so far as part of the prompt: the
+   next attempt.
+
+Everything runs on one asyncio loop, so nothing here needs a lock.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from itertools import count
+from typing import Protocol
+
+import msgspec
+
+from splitwise.cluster.ledger import Ledger
+from splitwise.cluster.pools import PoolMetrics, Pools
+from splitwise.cluster.rate import RateMeter
+from splitwise.cluster.request import LiveRequest, RequestState
+from splitwise.cluster.roster import MachineLink, Roster
+from splitwise.protocol.generation import (
+    GenerationFailed,
+    GenerationRequest,
+    Overloaded,
+    Unavailable,
+)
+from splitwise.protocol.messages import (
+    Cancel,
+    Expect,
+    Leave,
+    MachineStatus,
+    Output,
+    Outputs,
+    Preempted,
+    PromptsStarted,
+    Register,
+    RunPrompt,
+    TaskFailed,
+    TaskSpec,
+    ToScheduler,
+    Transferred,
+    Welcome,
+)
+from splitwise.scheduling import admission
+from splitwise.scheduling.fair_queue import FairQueue
+from splitwise.scheduling.placement import (
+    PROMPT_QUEUE_THRESHOLD_TOKENS,
+    can_serve,
+    place_if_room,
+)
+from splitwise.scheduling.ranking import NOBODY
+
+log = logging.getLogger(__name__)
+
+
+class ClusterLimits(msgspec.Struct, frozen=True):
+    """Bounds of admission and placement."""
+
+    max_waiting_requests: int = admission.MAX_WAITING_REQUESTS
+    max_wait_s: float = 600.0
+    """How long a request may wait for room on a machine, whatever its priority. OpenAI's clients
+    give up by then."""
+    max_wait_for_machine_s: float = 30.0
+    """How long it may while no machine takes requests."""
+    max_failures: int = 8
+    """Failed attempts in a row, without progress, after which a request is given up: it may be what
+    its machines failed of. Preemptions do not count."""
+    prompt_queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
+    change_roles: bool = True
+    """Whether machines of the other pool are pulled into the mixed pool where one is short."""
+
+
+class ClusterMetrics(PoolMetrics, Protocol):
+    """What the cluster scheduler reports."""
+
+    def machine(self, name: str, usage: float, running: int, waiting: int) -> None: ...
+    def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None: ...
+    def machine_gone(self, name: str) -> None: ...
+    def queued(self, queue_s: float) -> None: ...
+    def transfer_failed(self) -> None: ...
+    def preempted(self) -> None: ...
+    def waiting(self, priorities: Sequence[int]) -> None: ...
+    def refused(self, displaced: bool) -> None: ...
+
+
+class ClusterScheduler:
+    """All machines and all requests; fulfils ``generation.Generator``."""
+
+    def __init__(
+        self, limits: ClusterLimits, metrics: ClusterMetrics, model_name: str | None = None
+    ) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self.roster = Roster(model_name)
+        self.pools = Pools(self.roster, metrics, on_change=self._dispatch)
+        self._ledger = Ledger(self.roster, on_idle=self.pools.look)
+        self._reporting: set[int] = set()
+        self._queue: FairQueue[LiveRequest] = FairQueue()
+        self._live: dict[int, LiveRequest] = {}
+        self._numbers = count(1)
+        self._tasks = count(1)
+        self._first_tokens_due = 0
+        self._prompt_rate = RateMeter(time.monotonic())
+        self._could_serve_s = -math.inf
+
+    # Requests.
+
+    def submit(self, request: GenerationRequest) -> LiveRequest:
+        """Start a request; see ``generation.Generator``."""
+        if not admission.admits(self._first_tokens_due, self._limits.max_waiting_requests):
+            self._make_room(request)
+        now_s = time.monotonic()
+        live = LiveRequest(
+            request, self._cancel, next(self._numbers), submitted_s=now_s, waiting_since_s=now_s
+        )
+        self._first_tokens_due += 1
+        if not self._queue and self._start_if_room(live):
+            live.was_started = True
+            return live
+        self._queue.add(live)
+        self._dispatch()
+        return live
+
+    def _make_room(self, request: GenerationRequest) -> None:
+        """End a request that waits for the sake of a new one.
+
+        Raises:
+            Overloaded: the new one is the one that has to go.
+        """
+        victim = self._queue.to_displace(request.client, request.priority)
+        self._metrics.refused(displaced=victim is not None)
+        pending = sum(self.roster.cluster.pending_tokens) + self._queue.prompt_tokens
+        overloaded = Overloaded(
+            f"{self._first_tokens_due} requests already wait for their first token",
+            admission.retry_after_s(pending, self._prompt_rate.per_s(time.monotonic())),
+        )
+        if victim is None:
+            raise overloaded
+        self._give_up(victim, overloaded)
+
+    def unavailable_reason(self) -> str | None:
+        """Why no request can be served now, or None."""
+        if can_serve(self.roster.cluster):
+            return None
+        is_draining = any(self.roster.cluster.up)
+        return "every machine is draining" if is_draining else "no machine is connected"
+
+    def fail_overdue(self, now_s: float) -> None:
+        """Give up the requests that have waited too long; to be called every second or so."""
+        reason = self.unavailable_reason()
+        if reason is None:
+            self._could_serve_s = now_s
+        waiting = list(self._queue)
+        self._metrics.waiting([live.priority for live in waiting])
+        for live in waiting:
+            if now_s - live.waiting_since_s > self._limits.max_wait_s:
+                waited = f"no machine had room for {self._limits.max_wait_s:g} s"
+                self._give_up(live, Unavailable(waited))
+            elif reason is not None and (
+                now_s - max(live.waiting_since_s, self._could_serve_s)
+                > self._limits.max_wait_for_machine_s
+            ):
+                waited = f"{reason}, for {self._limits.max_wait_for_machine_s:g} s"
+                self._give_up(live, Unavailable(waited))
+
+    def _give_up(self, live: LiveRequest, error: Exception) -> None:
+        """End a request that waits."""
+        self._queue.remove(live)
+        self._end(live)
+        live.fail(error)
+
+    def _dispatch(self) -> None:
+        """Send waiting requests to machines, in order, until one has to go on waiting."""
+        while self._queue:
+            live = self._queue.first()
+            if not self._start_if_room(live):
+                return
+            self._queue.start(live)
+
+    def _start_if_room(self, live: LiveRequest) -> bool:
+        prompt, token = self._place(live)
+        if prompt == NOBODY:
+            return False
+        for machine in (prompt, token):
+            self.pools.look(machine)
+        self._ledger.charge(live, prompt, token)
+        self._start(live)
+        return True
+
+    def _place(self, live: LiveRequest) -> tuple[int, int]:
+        tokens = len(live.history)
+        return place_if_room(
+            self.roster.cluster,
+            tokens,
+            self.roster.cache_tokens(tokens + 1),
+            one_token=live.max_history_tokens - tokens == 1,
+            threshold=self._limits.prompt_queue_threshold_tokens,
+            may_pull=self._limits.change_roles,
+        )
+
+    def _start(self, live: LiveRequest) -> None:
+        live.state = RequestState.PROMPT
+        live.task = next(self._tasks)
+        self._live[live.task] = live
+        spec = TaskSpec(
+            live.task,
+            live.history,
+            len(live.request.prompt),
+            live.max_history_tokens,
+            live.request.sampling,
+            live.request.stop_token_ids,
+            live.priority,
+            live.number,
+        )
+        source = self.roster.link(live.prompt_machine)
+        target = self.roster.link(live.token_machine)
+        if source is target:
+            source.send(RunPrompt(spec))
+            return
+        target.send(Expect(spec, source.register.machine_id))
+        source.send(RunPrompt(spec, target.register.address))
+
+    def _leave_machines(self, live: LiveRequest, tell: bool) -> None:
+        """Take back what the present attempt was charged; ``tell`` its machines to drop it."""
+        if self._live.pop(live.task, None) is None:
+            return
+        self._ledger.attempt_ended(live)
+        if not tell:
+            return
+        for machine in {live.prompt_machine, live.token_machine}:
+            link = self.roster.links[machine]
+            if link is not None:
+                link.send(Cancel(live.task))
+
+    def _end(self, live: LiveRequest, tell: bool = True) -> None:
+        if live.state is RequestState.ENDED:
+            return
+        if not live.has_output:
+            self._first_tokens_due -= 1
+        live.state = RequestState.ENDED
+        self._leave_machines(live, tell)
+
+    def _cancel(self, live: LiveRequest) -> None:
+        """The client wants no more of it."""
+        if live.state is RequestState.WAITING:
+            self._queue.remove(live)
+        self._end(live)
+        self._dispatch()
+
+    def _retry(self, live: LiveRequest, reason: str, is_failure: bool = True) -> None:
+        """Take a request up again elsewhere, from its prompt and its tokens so far."""
+        self._leave_machines(live, tell=True)
+        if is_failure:
+            live.attempt_failed()
+        live.forget_attempt()
+        if live.failures >= self._limits.max_failures:
+            self._end(live)
+            live.fail(GenerationFailed(f"given up after {live.failures} failures; last: {reason}"))
+            return
+        live.state = RequestState.WAITING
+        live.waiting_since_s = time.monotonic()
+        self._queue.add(live)
+
+    # Machines.
+
+    def join(self, link: MachineLink) -> int:
+        """Welcome a machine, new or lost before, into the cluster; returns its index.
+
+        Raises:
+            ValueError: its model or cache does not fit those of the cluster.
+        """
+        index = self.roster.add(link)
+        link.send(Welcome())  # Before anything is asked of it.
+        self.pools.joined(index)
+        self._dispatch()
+        return index
+
+    def lose(self, index: int) -> None:
+        """A machine is gone: what it was needed for is taken up again elsewhere."""
+        name = self.roster.remove(index)
+        self.pools.left(index)
+        if index in self._reporting:
+            self._reporting.remove(index)
+            self._metrics.machine_gone(name)
+        for live in list(self._live.values()):
+            if _needs(live, index):
+                self._retry(live, f"machine {name} was lost")
+        self._dispatch()
+
+    def receive(self, index: int, message: ToScheduler) -> None:
+        """Take in what machine ``index`` says.
+
+        Raises:
+            ValueError: it broke the protocol. What it said before that is taken in.
+        """
+        match message:
+            case Outputs(items=items):
+                for output in items:
+                    self._on_output(index, output)
+            case MachineStatus():
+                self._on_status(index, message)
+            case Transferred():
+                self._on_transferred(index, message)
+            case PromptsStarted(tasks=tasks):
+                self._on_prompts_started(index, tasks)
+            case TaskFailed():
+                self._on_failed(index, message)
+            case Preempted(task=task):
+                live = self._task_of(index, task)
+                self._metrics.preempted()
+                if live is not None:
+                    self._retry(live, "preempted", is_failure=False)
+            case Leave():
+                self.pools.leave(index)
+            case Register():
+                raise ValueError("a machine registers once a connection")
+        self._dispatch()
+
+    def _task_of(self, index: int, task: int) -> LiveRequest | None:
+        """The request of a task of machine ``index``; None if it ended meanwhile, in which case
+        its Cancel is on the way.
+
+        Raises:
+            ValueError: the task is other machines'.
+        """
+        live = self._live.get(task)
+        if live is not None and index not in (live.prompt_machine, live.token_machine):
+            raise ValueError(f"it spoke of task {task}, which it does not run")
+        return live
+
+    def _on_output(self, index: int, output: Output) -> None:
+        live = self._task_of(index, output.task)
+        if live is None:
+            return
+        self._check_output(index, live, output)
+        is_first = not live.has_output
+        delivered = live.accept(output)
+        if not delivered:
+            return
+        if live.state is RequestState.PROMPT:
+            live.state = RequestState.TOKEN
+            self._prompt_rate.add(live.at_prompt.pending_tokens, time.monotonic())
+            self._ledger.prompt_ended(live)
+        self._first_tokens_due -= is_first
+        self._queue.serve(live, delivered)
+        self._ledger.grown(live)
+        if live.is_finished:
+            # A request that ends on its prompt machine is still expected on its token machine.
+            self._end(live, tell=index != live.token_machine)
+
+    def _check_output(self, index: int, live: LiveRequest, output: Output) -> None:
+        if not len(live.history) <= output.position < live.max_history_tokens:
+            raise ValueError(
+                f"task {output.task}: output at position {output.position}, where "
+                f"{len(live.history)} to {live.max_history_tokens - 1} are due"
+            )
+        vocabulary = self.roster.link(index).register.model.vocab_size
+        for token in (output.sample.token, *(token for token, _ in output.sample.top or ())):
+            if not 0 <= token < vocabulary:
+                raise ValueError(f"task {output.task}: token {token} of {vocabulary}")
+
+    def _on_prompts_started(self, index: int, tasks: list[int]) -> None:
+        now_s = time.monotonic()
+        for task in tasks:
+            live = self._task_of(index, task)
+            if live is None:
+                continue
+            self._ledger.prompt_started(live)
+            if not live.has_output:
+                self._metrics.queued(now_s - live.submitted_s)
+
+    def _on_transferred(self, index: int, message: Transferred) -> None:
+        live = self._task_of(index, message.task)
+        stats = message.stats
+        self._metrics.transfer(stats.bytes, stats.early_bytes, stats.visible_s, stats.transport)
+        if live is not None:
+            self._ledger.prompt_machine_left(live)
+
+    def _on_failed(self, index: int, failure: TaskFailed) -> None:
+        live = self._task_of(index, failure.task)
+        if live is None:
+            return
+        if failure.in_transfer:
+            self._metrics.transfer_failed()
+        log.warning("request %s: %s; taken up again", live.request.request_id, failure.reason)
+        self._retry(live, failure.reason)
+
+    def _on_status(self, index: int, status: MachineStatus) -> None:
+        self._reporting.add(index)
+        self._metrics.machine(
+            self.roster.names[index],
+            status.used_blocks / status.total_blocks,
+            status.running_requests,
+            status.waiting_requests,
+        )
+
+
+def _needs(live: LiveRequest, index: int) -> bool:
+    """Whether an attempt cannot go on without machine ``index``: the token machine, or the prompt
+    machine until the first token is out and the cache is known to have arrived."""
+    if index == live.token_machine:
+        return True
+    is_left = live.state is RequestState.TOKEN and live.at_prompt.kv_tokens == 0
+    return index == live.prompt_machine and not is_left

@@ -1,0 +1,256 @@
+"""The ASGI application: a small route table over the cluster.
+
+The life of a request to ``/v1/chat/completions`` or ``/v1/completions``:
+
+1. ``App`` lets it through the ``gate``, finds the route and reads the body within its limits.
+2. ``validation.decode`` parses it; ``chat`` or ``completions`` validates it and makes a ``Job``.
+3. ``generate.Runner`` submits it to the cluster and sends what comes back, while the client is
+   connected. A client that goes away, at any time, or the request's ``deadline`` cancels it on
+   the cluster.
+4. Whatever goes wrong becomes an OpenAI-shaped error, or the last event of a stream.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from splitwise import __version__
+from splitwise.gateway.description import describe
+from splitwise.gateway.http.exchange import (
+    Application,
+    BodyTimeout,
+    BodyTooLarge,
+    Disconnected,
+    HttpLimits,
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    UpgradeAsked,
+)
+from splitwise.gateway.openai import protocol
+from splitwise.gateway.openai.chat import chat_prompt, prepare_chat
+from splitwise.gateway.openai.completions import prepare_completion
+from splitwise.gateway.openai.deadline import deadline_passed, time_limit_s
+from splitwise.gateway.openai.errors import FORESEEN, ApiError, as_api_error
+from splitwise.gateway.openai.gate import Gate
+from splitwise.gateway.openai.generate import Job, Runner
+from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt
+from splitwise.gateway.openai.validation import ModelFacts, check_model, check_token_ids, decode
+from splitwise.gateway.text.codec import TextCodec
+from splitwise.observe.metrics import CONTENT_TYPE, Metrics
+from splitwise.protocol.generation import Generator
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=protocol.GenerationFields)
+Handler = Callable[[Request, Reply], Awaitable[None]]
+
+_chat_decoder = msgspec.json.Decoder(protocol.ChatRequest)
+_completion_decoder = msgspec.json.Decoder(protocol.CompletionRequest)
+_tokenize_decoder = msgspec.json.Decoder(protocol.TokenizeRequest)
+_detokenize_decoder = msgspec.json.Decoder(protocol.DetokenizeRequest)
+_MODELS = "/v1/models"
+_TOKENIZED_TOKENS = 131_072
+"""What ``/tokenize`` takes at least, whatever the model's context."""
+
+
+def create_app(
+    generator: Generator,
+    codec: TextCodec,
+    model: ModelFacts,
+    metrics: Metrics,
+    limits: HttpLimits,
+    health: Callable[[], str | None],
+    gate: Gate | None = None,
+) -> Application:
+    """The API over ``generator``; ``health`` gives the reason why it cannot serve, or None.
+
+    Without a ``gate`` it is open to everybody.
+    """
+    return App(generator, codec, model, metrics, limits, health, gate or Gate())
+
+
+class App:
+    """Routes requests and answers for every error. See the module's docstring."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        codec: TextCodec,
+        model: ModelFacts,
+        metrics: Metrics,
+        limits: HttpLimits,
+        health: Callable[[], str | None],
+        gate: Gate,
+    ) -> None:
+        self._runner = Runner(generator, codec, metrics)
+        self._front = Front(codec, model, limits)
+        self._codec = codec
+        self._model = model
+        self._metrics = metrics
+        self._limits = limits
+        self._health = health
+        self._gate = gate
+        self._started_s = int(time.time())
+        self._description = describe(model, limits)
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/v1/chat/completions": {"POST": self._chat},
+            "/v1/completions": {"POST": self._completion},
+            _MODELS: {"GET": self._models},
+            "/tokenize": {"POST": self._tokenize},
+            "/detokenize": {"POST": self._detokenize},
+            "/health": {"GET": self._show_health},
+            "/version": {"GET": self._version},
+            "/openapi.json": {"GET": self._describe},
+            "/metrics": {"GET": self._show_metrics},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
+        request = Request(scope, receive)
+        reply = Reply(send, request.id)
+        try:
+            self._gate.check(request)
+            await self._answer_in_time(request, reply)
+        except Disconnected:
+            log.debug("request %s: the client went away", request.id)
+        except asyncio.CancelledError:
+            log.warning("request %s: cancelled because the server stops", request.id)
+            await self._fail(request, reply, ApiError(503, "the server stops", kind="server_error"))
+        except FORESEEN as error:
+            await self._fail(request, reply, error)
+        except Exception as error:
+            log.exception("request %s failed unexpectedly", request.id)
+            await self._fail(request, reply, error)
+
+    async def _answer_in_time(self, request: Request, reply: Reply) -> None:
+        """Whatever still runs for the request at its deadline is cancelled, on the cluster too."""
+        limit_s = time_limit_s(request.timeout, self._limits.max_request_s)
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._route(request)(request, reply)
+        except TimeoutError as error:
+            if deadline.expired():
+                raise deadline_passed(limit_s) from error
+            raise
+
+    async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
+        answer = as_api_error(error, self._limits)
+        if answer.status >= 500:
+            log.warning("request %s: %s", request.id, answer)
+        if reply.started:
+            await reply.events(b"data: " + answer.to_json() + b"\n\n")
+            await reply.end()
+        elif isinstance(error, BodyTooLarge | BodyTimeout | UpgradeAsked):
+            await reply.last_body(answer.status, answer.to_json(), request)
+        else:
+            await reply.body(answer.status, answer.to_json(), headers=answer.headers)
+
+    def _route(self, request: Request) -> Handler:
+        methods = self._routes.get(request.path)
+        if methods is None and request.path.startswith(_MODELS + "/"):
+            methods = {"GET": self._show_model}
+        if methods is None:
+            raise ApiError(404, f"there is no {request.path[:200]} here: check the path")
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allow = ", ".join(methods)
+            raise ApiError(
+                405,
+                f"{request.path} does not take {request.method}: use {allow}",
+                headers=[(b"allow", allow.encode("ascii"))],
+            )
+        return handler
+
+    # Generation.
+
+    async def _chat(self, request: Request, reply: Reply) -> None:
+        await self._generate(request, reply, _chat_decoder, prepare_chat)
+
+    async def _completion(self, request: Request, reply: Reply) -> None:
+        await self._generate(request, reply, _completion_decoder, prepare_completion)
+
+    async def _generate(
+        self,
+        request: Request,
+        reply: Reply,
+        decoder: "msgspec.json.Decoder[T]",
+        prepare: Callable[[T, Front, Origin], Awaitable[Job]],
+    ) -> None:
+        fields = decode(await request.body(self._limits), decoder)
+        user = fields.safety_identifier or fields.user
+        origin = Origin(_unique_id(request), self._gate.client(request, user))
+        with request.while_connected():
+            job = await prepare(fields, self._front, origin)
+            await self._runner.run(job, reply, request.arrived_s)
+
+    # Text and tokens.
+
+    async def _tokenize(self, request: Request, reply: Reply) -> None:
+        fields = decode(await request.body(self._limits), _tokenize_decoder)
+        check_model(fields.model, self._model.name)
+        if (fields.prompt is None) == (fields.messages is None):
+            raise ApiError(400, "send either prompt or messages", "prompt")
+        at_most = max(self._model.max_context_tokens, _TOKENIZED_TOKENS)
+        if fields.prompt is not None:
+            special = fields.add_special_tokens is not False
+            tokens = await encode_prompt("prompt", fields.prompt, special, at_most, self._codec)
+        else:
+            tokens = await chat_prompt(fields, fields.messages or [], self._codec, at_most)
+        texts = [self._codec.token_text(t) for t in tokens] if fields.return_token_strs else None
+        await self._answer(
+            reply,
+            protocol.TokenizeAnswer(len(tokens), self._model.max_context_tokens, tokens, texts),
+        )
+
+    async def _detokenize(self, request: Request, reply: Reply) -> None:
+        fields = decode(await request.body(self._limits), _detokenize_decoder)
+        check_model(fields.model, self._model.name)
+        check_token_ids("tokens", fields.tokens, self._model)
+        text = await self._codec.decode(fields.tokens)
+        await self._answer(reply, protocol.DetokenizeAnswer(text))
+
+    # The server itself.
+
+    async def _models(self, request: Request, reply: Reply) -> None:
+        await self._answer(reply, protocol.ModelList([self._card()]))
+
+    async def _show_model(self, request: Request, reply: Reply) -> None:
+        check_model(request.path[len(_MODELS) + 1 :], self._model.name)
+        await self._answer(reply, self._card())
+
+    def _card(self) -> protocol.ModelCard:
+        name = self._model.name
+        return protocol.ModelCard(name, self._started_s, name, self._model.max_context_tokens)
+
+    async def _show_health(self, request: Request, reply: Reply) -> None:
+        reason = "draining" if self._gate.draining else self._health()
+        if reason is not None:
+            raise ApiError(503, reason, None, "unavailable", "server_error")
+        await self._answer(reply, protocol.Healthy())
+
+    async def _version(self, request: Request, reply: Reply) -> None:
+        await self._answer(reply, protocol.Version(__version__))
+
+    async def _describe(self, request: Request, reply: Reply) -> None:
+        await reply.body(200, self._description)
+
+    async def _show_metrics(self, request: Request, reply: Reply) -> None:
+        await reply.body(200, self._metrics.render(), CONTENT_TYPE.encode("ascii"))
+
+    async def _answer(self, reply: Reply, answer: msgspec.Struct) -> None:
+        await reply.body(200, msgspec.json.encode(answer))
+
+
+def _unique_id(request: Request) -> str:
+    """Unique on the cluster even if a client repeats its request id, and traceable to it."""
+    if not request.client_id:
+        return request.id
+    return f"{request.client_id}-{request.unique_id}"

@@ -1,0 +1,175 @@
+"""Running a validated request on the cluster, from submission to the last byte.
+
+1. A ``Job`` says what to generate and how to show it (``chat`` and ``completions`` make it).
+2. ``_submitted`` starts its generation requests and guarantees that each is stopped, counted and
+   freed, however the block ends.
+3. ``_deltas`` merges their chunks as they come; ``Answer`` makes text of them.
+4. ``_stream`` sends an event a chunk; ``_collect`` one body at the end.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from splitwise.gateway.http.exchange import Reply
+from splitwise.gateway.openai.answer import Answer, Delta
+from splitwise.gateway.openai.protocol import StreamOptions, TokenIds, Usage
+from splitwise.gateway.openai.rendering import DONE, Renderer
+from splitwise.gateway.openai.validation import OutputOptions
+from splitwise.gateway.text.codec import TextCodec
+from splitwise.observe.metrics import Metrics
+from splitwise.protocol.generation import Chunk, GenerationRequest, Generator
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request to the API, ready to run. ``requests`` are its choices, in order."""
+
+    requests: list[GenerationRequest]
+    prompt_tokens: int
+    output: OutputOptions
+    renderer: Renderer
+    streams: bool
+    stream_options: StreamOptions
+
+    def usage(self, answers: list["Running"]) -> Usage:
+        """Each prompt counts once, whatever ``n`` is."""
+        completion = sum(running.answer.tokens for running in answers)
+        return Usage(self.prompt_tokens, self.prompt_tokens + completion, completion)
+
+
+class Running:
+    """An answer with the times its tokens come."""
+
+    def __init__(self, answer: Answer, metrics: Metrics, arrived_s: float) -> None:
+        self.answer = answer
+        self._metrics = metrics
+        self._arrived_s = arrived_s
+        self._last_s = 0.0
+
+    async def next(self) -> Delta:
+        """Wait for the next chunk."""
+        return self._take(await self.answer.stream.next())
+
+    def _take(self, chunk: Chunk) -> Delta:
+        before = self.answer.tokens
+        delta = self.answer.take(chunk)
+        now_s = time.perf_counter()
+        if count := self.answer.tokens - before:
+            if before:
+                self._metrics.tokens(count, now_s - self._last_s)
+            else:
+                self._metrics.first_token(now_s - self._arrived_s, count)
+            self._last_s = now_s
+        return delta
+
+    def close(self, reason_if_unfinished: str) -> None:
+        """Free what still runs, and count how it ended."""
+        if self.answer.finish is None:
+            self.answer.stream.cancel()
+        reason = self.answer.finish or reason_if_unfinished
+        self._metrics.finished(reason, time.perf_counter() - self._arrived_s)
+
+
+class Runner:
+    """Runs jobs on the cluster."""
+
+    def __init__(self, generator: Generator, codec: TextCodec, metrics: Metrics) -> None:
+        self._generator = generator
+        self._codec = codec
+        self._metrics = metrics
+
+    async def run(self, job: Job, reply: Reply, arrived_s: float) -> None:
+        """Generate and send everything.
+
+        Raises:
+            Overloaded, Unavailable, GenerationFailed: the cluster gave up. If ``reply.started``
+                is set then part of the answer is out.
+        """
+        with self._submitted(job, arrived_s) as answers:
+            if job.streams:
+                await _stream(job, answers, reply)
+            else:
+                await _collect(job, answers, reply)
+
+    @contextmanager
+    def _submitted(self, job: Job, arrived_s: float) -> Iterator[list[Running]]:
+        answers: list[Running] = []
+        reason = "abort"  # of a task that is cancelled: the client left, or the server stops
+        try:
+            for index, request in enumerate(job.requests):
+                stream = self._generator.submit(request)
+                answer = Answer(index, stream, job.output, self._codec)
+                answers.append(Running(answer, self._metrics, arrived_s))
+                self._metrics.admitted(len(request.prompt))
+            yield answers
+        except Exception:
+            reason = "error"
+            raise
+        finally:
+            for running in answers:
+                running.close(reason)
+
+
+async def _stream(job: Job, answers: list[Running], reply: Reply) -> None:
+    each = job.stream_options.continuous_usage_stats
+    async with aclosing(_deltas(answers)) as deltas:
+        async for running, delta in deltas:
+            usage = job.usage(answers) if each else None
+            await reply.events(job.renderer.event(running.answer, delta, usage))
+    end = DONE
+    if job.stream_options.include_usage:
+        end = job.renderer.usage_event(job.usage(answers)) + DONE
+    await reply.events(end)
+    await reply.end()
+
+
+async def _collect(job: Job, answers: list[Running], reply: Reply) -> None:
+    parts: list[list[Delta]] = [[] for _ in answers]
+    async with aclosing(_deltas(answers)) as deltas:
+        async for running, delta in deltas:
+            parts[running.answer.index].append(delta)
+    whole = [
+        (running.answer, _joined(deltas)) for running, deltas in zip(answers, parts, strict=True)
+    ]
+    await reply.body(200, job.renderer.whole(whole, job.usage(answers)))
+
+
+def _joined(deltas: list[Delta]) -> Delta:
+    return Delta(
+        "".join(delta.text for delta in deltas),
+        [entry for delta in deltas for entry in delta.logprobs],
+        _joined_ids(deltas),
+    )
+
+
+def _joined_ids(deltas: list[Delta]) -> TokenIds:
+    known = [delta.token_ids for delta in deltas if delta.token_ids is not msgspec.UNSET]
+    return [token for ids in known for token in ids] if known else msgspec.UNSET
+
+
+async def _deltas(answers: list[Running]) -> AsyncGenerator[tuple[Running, Delta], None]:
+    """Every answer's deltas as they come. A single answer needs no task of its own."""
+    if len(answers) == 1:
+        running = answers[0]
+        while running.answer.finish is None:
+            yield running, await running.next()
+        return
+    waiting = {asyncio.create_task(running.next()): running for running in answers}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                running = waiting.pop(task)
+                delta = task.result()
+                if running.answer.finish is None:
+                    waiting[asyncio.create_task(running.next())] = running
+                yield running, delta
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)

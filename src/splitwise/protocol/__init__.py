@@ -1,0 +1,8 @@
+"""What the processes of a cluster say to each other.
+
+- ``generation``: a request and its tokens, between the gateway and the cluster scheduler
+- ``messages``: between the cluster scheduler and its workers
+- ``wire``: how a message goes over a connection
+
+Keys and values never pass here: they go from machine to machine (``splitwise.transfer``).
+"""

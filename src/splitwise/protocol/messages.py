@@ -1,0 +1,169 @@
+"""What the cluster scheduler and the workers say to each other.
+
+A *task* is one attempt at a request: the cluster scheduler numbers them, and a request that is
+taken up again elsewhere is a new task, so that a late word about the old one harms nobody.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from splitwise.engine.base import ModelInfo
+from splitwise.engine.sampling import Sample, SamplingParams
+from splitwise.protocol.generation import FinishReason
+from splitwise.scheduling.pool import Pool
+from splitwise.transfer import ReceiverAddress, TransferStats
+from splitwise.transfer.layout import CacheLayout
+
+PROTOCOL_VERSION: Final = 4
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+# Handshake: Challenge -> Register -> Welcome | Refused.
+
+
+class Challenge(msgspec.Struct, tag=True):
+    """The scheduler's first word; the worker proves that it knows the cluster key."""
+
+    nonce: bytes
+    version: int = PROTOCOL_VERSION
+
+
+class Register(msgspec.Struct, tag=True):
+    """A worker introduces its machine."""
+
+    machine_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    pool: Pool
+    proof: bytes
+    model: ModelInfo
+    layout: CacheLayout
+    address: ReceiverAddress
+    version: int = PROTOCOL_VERSION
+
+
+class Welcome(msgspec.Struct, tag=True):
+    """The machine is part of the cluster."""
+
+
+class Refused(msgspec.Struct, tag=True):
+    """The machine is not taken, and why."""
+
+    reason: str
+
+
+# Cluster scheduler to worker.
+
+
+class TaskSpec(msgspec.Struct):
+    """What both machines must know of a task.
+
+    ``history`` is the prompt and, for a request taken up again, its output so far; it is what the
+    prompt phase runs. ``max_history_tokens`` ends the request by length. ``number`` counts requests
+    over all their tasks: where memory is short, the highest priority gives way, in it the youngest.
+    """
+
+    task: int
+    history: list[int]
+    prompt_tokens: int
+    max_history_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: list[int]
+    priority: int = 0
+    number: int = 0
+
+
+class RunPrompt(msgspec.Struct, tag=True):
+    """Compute a prompt; then push it to ``target``, or stay for the token phase (None)."""
+
+    spec: TaskSpec
+    target: ReceiverAddress | None = None
+
+
+class Expect(msgspec.Struct, tag=True):
+    """Reserve blocks: machine ``source_id`` will push this task's cache."""
+
+    spec: TaskSpec
+    source_id: str
+
+
+class Cancel(msgspec.Struct, tag=True):
+    """Drop a task and free what it holds. Unknown tasks are ignored."""
+
+    task: int
+
+
+class Shutdown(msgspec.Struct, tag=True):
+    """End the worker."""
+
+
+# Worker to cluster scheduler.
+
+
+class Output(msgspec.Struct, array_like=True):
+    """A task's new token; ``position`` is its place in the history, which orders tokens that
+    come from two machines."""
+
+    task: int
+    position: int
+    sample: Sample
+    finish: FinishReason | None = None
+
+
+class Outputs(msgspec.Struct, tag=True):
+    """All tokens of one iteration."""
+
+    items: list[Output]
+
+
+class PromptsStarted(msgspec.Struct, tag=True):
+    """These tasks' prompts are in the iteration that begins now."""
+
+    tasks: list[int]
+
+
+class TaskFailed(msgspec.Struct, tag=True):
+    """This machine gave the task up and has freed, or is freeing, what it held."""
+
+    task: int
+    reason: str
+    in_transfer: bool
+    """Whether its cache did not arrive; else the engine failed."""
+
+
+class Preempted(msgspec.Struct, tag=True):
+    """The token machine ran out of memory and dropped the task."""
+
+    task: int
+
+
+class Transferred(msgspec.Struct, tag=True):
+    """A task's cache arrived at the sender of this message: its prompt machine is rid of it."""
+
+    task: int
+    stats: TransferStats
+
+
+class MachineStatus(msgspec.Struct, tag=True):
+    """Sent every second, which also shows that the machine lives."""
+
+    used_blocks: Count
+    total_blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    running_requests: Count
+    waiting_requests: Count
+
+
+class Leave(msgspec.Struct, tag=True):
+    """The machine wants to end: place nothing new on it, and send ``Shutdown`` when it is idle."""
+
+
+ToWorker = Challenge | Welcome | Refused | RunPrompt | Expect | Cancel | Shutdown
+ToScheduler = (
+    Register
+    | PromptsStarted
+    | Outputs
+    | TaskFailed
+    | Preempted
+    | Transferred
+    | MachineStatus
+    | Leave
+)

@@ -1,0 +1,417 @@
+"""The machine-level scheduler: one machine's queues, blocks and iterations.
+
+The life of a task here (states: ``TaskState``):
+
+1. ``RunPrompt`` puts it into ``_prompts`` (producer: the cluster scheduler, consumer:
+   ``_start_prompts``): QUEUED.
+2. ``_start_prompts`` gives it blocks and a place in the next iteration: PROMPT. A task with a
+   target begins its transfer, layer by layer as the iteration goes on, or in one piece after the
+   last layer.
+3. The iteration gives its first token, which goes out at once. With a target it is SENDING until
+   the transfer says ``Sent``; without one it joins ``_running``: RUNNING.
+4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
+   reserved and promised to the prompt machine it is EXPECTED.
+5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration, but for those that
+   prompts preempt (``_decodes``).
+6. A stop token, the length, a cancel, a failure or a preemption ends it. ``_free`` gives the
+   blocks back, once; where a transfer might still touch them the task waits as RELEASING for the
+   transfer's word. A transfer that was begun or expected gives exactly one such word.
+
+Everything runs on one thread, the engine's. ``handle`` and ``iterate`` are called in turn.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+import msgspec
+
+from splitwise.engine.base import Engine, LayerCallback, Work
+from splitwise.engine.blocks import BlockPool
+from splitwise.engine.sampling import Sample
+from splitwise.protocol.messages import (
+    Cancel,
+    Expect,
+    MachineStatus,
+    Output,
+    Outputs,
+    Preempted,
+    PromptsStarted,
+    RunPrompt,
+    TaskFailed,
+    TaskSpec,
+    Transferred,
+)
+from splitwise.scheduling import batching
+from splitwise.transfer import (
+    Arrived,
+    Cancelled,
+    Failed,
+    KVReceiver,
+    KVSender,
+    ReceiverAddress,
+    Released,
+    Sent,
+)
+from splitwise.worker.task import Task, TaskState
+
+log = logging.getLogger(__name__)
+
+Command = RunPrompt | Expect | Cancel
+TransferEvent = Arrived | Released | Sent | Cancelled | Failed
+
+
+class MachineLimits(msgspec.Struct, frozen=True):
+    """Bounds of an iteration and the form of a transfer."""
+
+    prompt_batch_tokens: int = batching.PROMPT_BATCH_TOKENS
+    batch_requests: int = batching.BATCH_REQUESTS
+    max_preemptions: int = batching.MAX_PREEMPTIONS
+    one_piece_below_tokens: int = 512
+    """Shorter prompts are transferred in one go (Splitwise, section IV.D)."""
+    put_bytes: int = 4 << 20
+    """Layers are handed to the transfer together until they make up this much: waking its thread
+    for every small layer costs the prompt more than it gains."""
+
+
+class _Abandoned(Exception):
+    """Every request of the running iteration was cancelled meanwhile."""
+
+
+class Machine:
+    """The tasks of one machine, and the engine that runs them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sender: KVSender,
+        receiver: KVReceiver,
+        emit: Callable[[msgspec.Struct], None],
+        limits: MachineLimits,
+    ) -> None:
+        """``emit`` takes messages for the cluster scheduler."""
+        self._engine = engine
+        self._sender = sender
+        self._receiver = receiver
+        self._emit = emit
+        self._limits = limits
+        self._pool = BlockPool(engine.layout.blocks)
+        self._tasks: dict[int, Task] = {}
+        self._prompts: deque[Task] = deque()
+        self._newcomers: deque[Task] = deque()
+        self._running: list[Task] = []
+        self._arrivals = 0
+        self._cancelled: set[int] = set()
+
+    # What may be called from another thread: a set's update and reads of plain counts.
+
+    def note_cancel(self, task_id: int) -> None:
+        """Tell a running iteration of a cancel whose ``Cancel`` is still in the inbox."""
+        self._cancelled.add(task_id)
+
+    def status(self) -> MachineStatus:
+        return MachineStatus(
+            used_blocks=self._pool.total - self._pool.free_count,
+            total_blocks=self._pool.total,
+            running_requests=len(self._running),
+            waiting_requests=len(self._prompts) + len(self._newcomers),
+        )
+
+    # Commands and events.
+
+    def handle(self, message: Command | TransferEvent) -> None:
+        """Take in what the cluster scheduler or a transfer has to say."""
+        match message:
+            case RunPrompt(spec=spec, target=target):
+                if self._is_fit(spec):
+                    self._prompts.append(self._admit(spec, TaskState.QUEUED, target=target))
+            case Expect(spec=spec, source_id=source_id):
+                if self._is_fit(spec):
+                    task = self._admit(spec, TaskState.UNRESERVED, source_id=source_id)
+                    self._newcomers.append(task)
+                    self._reserve()
+            case Cancel(task=task_id):
+                self._cancel(task_id)
+            case Arrived():
+                self._on_arrived(message)
+            case Failed(transfer_id=transfer_id, reason=reason):
+                self._on_failed(int(transfer_id), reason)
+            case Sent() | Cancelled() | Released():
+                self._free(self._tasks[int(message.transfer_id)])
+
+    def _is_fit(self, spec: TaskSpec) -> bool:
+        """Whether the task can run; if not, the cluster scheduler is told. An iteration with a
+        task that cannot would cost the others in it, too."""
+        reason = self._unfit_reason(spec)
+        if reason is None:
+            return True
+        log.warning("task %d is refused: %s", spec.task, reason)
+        self._emit(TaskFailed(spec.task, reason, in_transfer=False))
+        return False
+
+    def _unfit_reason(self, spec: TaskSpec) -> str | None:
+        model, tokens = self._engine.model, len(spec.history)
+        if spec.task in self._tasks:
+            return "a task of that number is here already"
+        if not 0 < spec.prompt_tokens <= tokens < spec.max_history_tokens:
+            return (
+                f"{spec.prompt_tokens} tokens of prompt in {tokens} of history, "
+                f"which may grow to {spec.max_history_tokens}"
+            )
+        if spec.max_history_tokens > model.max_context_tokens:
+            return f"{spec.max_history_tokens} tokens in a context of {model.max_context_tokens}"
+        if self._engine.layout.blocks_for(tokens) > self._pool.total:
+            return f"{tokens} tokens in a cache of {self._pool.total} blocks"
+        if min(spec.history) < 0 or max(spec.history) >= model.vocab_size:
+            return f"token ids outside 0 to {model.vocab_size - 1}"
+        return None
+
+    def _admit(
+        self,
+        spec: TaskSpec,
+        state: TaskState,
+        target: ReceiverAddress | None = None,
+        source_id: str | None = None,
+    ) -> Task:
+        self._arrivals += 1
+        task = Task(spec, state, self._arrivals, target, source_id)
+        self._tasks[task.id] = task
+        return task
+
+    def _on_arrived(self, event: Arrived) -> None:
+        task = self._tasks[int(event.transfer_id)]
+        self._emit(Transferred(task.id, event.stats))
+        if task.state is TaskState.RELEASING:  # Cancelled while it came in.
+            self._free(task)
+            return
+        token = self._first_token(event.payload)
+        if token is None:
+            log.warning("task %d came with %r for its first token", task.id, event.payload[:40])
+            self._emit(TaskFailed(task.id, "its first token came garbled", in_transfer=True))
+            self._free(task)
+            return
+        task.append(token)
+        task.state = TaskState.RUNNING
+        self._running.append(task)
+
+    def _first_token(self, payload: bytes) -> int | None:
+        """What the prompt machine signalled; None if it is no token."""
+        try:
+            token: int = msgspec.msgpack.decode(payload, type=int)
+        except msgspec.MsgspecError:
+            return None
+        return token if 0 <= token < self._engine.model.vocab_size else None
+
+    def _on_failed(self, task_id: int, reason: str) -> None:
+        task = self._tasks[task_id]
+        if task.state is not TaskState.RELEASING:
+            self._emit(TaskFailed(task_id, reason, in_transfer=True))
+        self._free(task)
+
+    def _cancel(self, task_id: int) -> None:
+        self._cancelled.discard(task_id)
+        task = self._tasks.get(task_id)
+        if task is None:
+            return
+        match task.state:
+            case TaskState.QUEUED:
+                self._prompts.remove(task)
+            case TaskState.UNRESERVED:
+                self._newcomers.remove(task)
+            case TaskState.RUNNING:
+                self._running.remove(task)
+            case TaskState.PROMPT | TaskState.SENDING if task.is_sending:
+                task.state = TaskState.RELEASING
+                self._sender.cancel(task.transfer_id)
+                return
+            case TaskState.EXPECTED:
+                task.state = TaskState.RELEASING
+                self._receiver.cancel(task.transfer_id)
+                return
+            case TaskState.RELEASING:
+                return
+        self._free(task)
+
+    def _free(self, task: Task) -> None:
+        """The one place where a task ends and its blocks come back."""
+        del self._tasks[task.id]
+        self._pool.free(task.blocks)
+        self._reserve()
+
+    # Memory.
+
+    def _reserve(self) -> None:
+        """Promise blocks to the tasks that wait for them, first come, first served."""
+        while self._newcomers:
+            task = self._newcomers[0]
+            needed = self._engine.layout.blocks_for(len(task.history))
+            if not batching.may_reserve(needed, self._pool.free_count, len(self._running)):
+                return
+            self._newcomers.popleft()
+            self._take_blocks(task, needed)
+            task.state = TaskState.EXPECTED
+            assert task.source_id is not None
+            self._receiver.expect(task.transfer_id, task.source_id, task.blocks)
+
+    def _take_blocks(self, task: Task, count: int) -> None:
+        blocks = self._pool.allocate(count)
+        assert blocks is not None, "the caller looked at free_count"
+        task.blocks.extend(blocks)
+
+    def _grow(self) -> None:
+        """Give every running task room for its next token; preempt the last in rank if there is
+        none."""
+        for task in sorted(self._running, key=lambda task: task.rank):
+            if task.state is not TaskState.RUNNING:
+                continue  # Preempted for an earlier one.
+            if self._engine.layout.blocks_for(len(task.history)) <= len(task.blocks):
+                continue
+            if self._pool.free_count == 0:
+                self._preempt_last()
+            if task.state is TaskState.RUNNING:
+                self._take_blocks(task, 1)
+
+    def _preempt_last(self) -> None:
+        victim = self._running.pop(batching.pick_victim([task.rank for task in self._running]))
+        # Not _free: the block is for a running task, not for a newcomer.
+        victim.state = TaskState.RELEASING
+        del self._tasks[victim.id]
+        self._pool.free(victim.blocks)
+        self._emit(Preempted(victim.id))
+
+    # Iterations.
+
+    def iterate(self) -> bool:
+        """Run one iteration; False if there was nothing that could run."""
+        self._grow()
+        prompts = self._start_prompts()
+        decodes = self._decodes(prompts)
+        batch = prompts + decodes
+        if not batch:
+            return False
+        try:
+            samples = self._step(prompts, decodes)
+        except _Abandoned:
+            for task in prompts:
+                self._cancel(task.id)
+            return True
+        except Exception as error:
+            log.exception("iteration of %d requests failed", len(batch))
+            self._fail_batch(batch, f"engine failed: {error}")
+            return True
+        self._finish_iteration(batch, samples)
+        return True
+
+    def _start_prompts(self) -> list[Task]:
+        """Move the prompts of the next iteration out of the queue and give them blocks."""
+        if not self._prompts:
+            return []
+        limits = self._limits
+        lengths = [len(task.history) for task in islice(self._prompts, limits.batch_requests)]
+        needed = [self._engine.layout.blocks_for(tokens) for tokens in lengths]
+        count = batching.count_prompts(
+            lengths,
+            needed,
+            self._pool.free_count - len(self._running),
+            self._order_running(),
+            limits.batch_requests,
+            limits.prompt_batch_tokens,
+        )
+        started = [self._prompts.popleft() for _ in range(count)]
+        for task, blocks in zip(started, needed, strict=False):
+            self._take_blocks(task, blocks)
+            task.state = TaskState.PROMPT
+            if len(task.history) >= limits.one_piece_below_tokens:
+                self._begin_transfer(task)
+        if started:
+            self._emit(PromptsStarted([task.id for task in started]))
+        return started
+
+    def _begin_transfer(self, task: Task, all_ready: bool = False) -> None:
+        if task.target is not None:
+            task.is_sending = True
+            self._sender.begin(task.transfer_id, task.target, task.blocks, all_ready)
+
+    def _order_running(self) -> int:
+        """Order the running tasks as prompts are about to take places; returns how many are aged.
+
+        First those preempted up to the cap, who go before prompts, then others that were preempted,
+        then those that ran; newcomers last.
+        """
+        cap = self._limits.max_preemptions
+        if not any(task.skips for task in self._running):
+            return 0
+        self._running.sort(key=lambda task: (not batching.is_aged(task.skips, cap), not task.skips))
+        return sum(batching.is_aged(task.skips, cap) for task in self._running)
+
+    def _decodes(self, prompts: list[Task]) -> list[Task]:
+        """The running tasks that have a place beside ``prompts``; the others among them that had
+        one before are preempted for this iteration."""
+        places = batching.decode_places(
+            len(prompts),
+            sum(len(task.history) for task in prompts),
+            self._limits.batch_requests,
+            self._limits.prompt_batch_tokens,
+        )
+        seated = self._running[:places]
+        for task in seated:
+            task.has_place, task.skips = True, 0
+        for task in self._running[places:]:
+            task.skips += task.has_place
+        return seated
+
+    def _step(self, prompts: list[Task], decodes: list[Task]) -> list[Sample]:
+        works: list[Work] = [task.prompt_work() for task in prompts]
+        works += [task.token_work() for task in decodes]
+        on_layer = self._layer_callback(prompts + decodes) if prompts else None
+        samples = self._engine.step(works, on_layer)
+        return [sample for sample in samples if sample is not None]
+
+    def _layer_callback(self, batch: list[Task]) -> LayerCallback:
+        """Hands finished layers to the transfer, and gives up a batch that nobody wants."""
+        ids = {task.id for task in batch}
+        layered = [task for task in batch if task.is_sending]
+        whole = [t for t in batch if t.state is TaskState.PROMPT and not t.is_sending]
+        transfer_ids = [task.transfer_id for task in layered]
+        layout = self._engine.layout
+        layer_bytes = layout.block_bytes * sum(len(task.blocks) for task in layered)
+        together = max(1, self._limits.put_bytes // max(1, layer_bytes))
+
+        def on_layer(layer: int) -> None:
+            if self._cancelled >= ids:
+                raise _Abandoned
+            is_last = layer == layout.layers - 1
+            if transfer_ids and (is_last or (layer + 1) % together == 0):
+                for ready in range(layer - layer % together, layer + 1):
+                    self._sender.layer_ready(transfer_ids, ready)
+            if is_last:
+                for task in whole:
+                    self._begin_transfer(task, all_ready=True)
+
+        return on_layer
+
+    def _finish_iteration(self, batch: list[Task], samples: list[Sample]) -> None:
+        outputs = [
+            Output(task.id, len(task.history), sample, task.append(sample.token))
+            for task, sample in zip(batch, samples, strict=True)
+        ]
+        self._emit(Outputs(outputs))
+        for task, output in zip(batch, outputs, strict=True):
+            if output.finish is not None:
+                self._cancel(task.id)
+            elif task.state is TaskState.PROMPT:
+                self._leave_prompt_phase(task)
+
+    def _leave_prompt_phase(self, task: Task) -> None:
+        if task.target is None:
+            task.state = TaskState.RUNNING
+            self._running.append(task)
+            return
+        task.state = TaskState.SENDING
+        self._sender.finish(task.transfer_id, msgspec.msgpack.encode(task.history[-1]))
+
+    def _fail_batch(self, batch: list[Task], reason: str) -> None:
+        for task in batch:
+            self._emit(TaskFailed(task.id, reason, in_transfer=False))
+            self._cancel(task.id)

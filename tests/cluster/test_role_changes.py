@@ -1,0 +1,203 @@
+"""Role changes with real, tiny engines and real transfers: who is pulled serves, and goes home."""
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import msgspec
+import pytest
+from machine_rig import VOCABULARY, Rig, run_until, tiny_folder
+from scripted_cluster import Counters
+
+from splitwise.cluster.request import LiveRequest, RequestState
+from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.engine.model_files import ModelFolder
+from splitwise.engine.sampling import SamplingParams
+from splitwise.protocol.generation import GenerationRequest
+from splitwise.protocol.messages import Cancel, Expect, Register, RunPrompt, Shutdown, Transferred
+from splitwise.scheduling.pool import Pool
+from splitwise.worker.task import TaskState
+
+LIMITS = ClusterLimits(prompt_queue_threshold_tokens=100)
+
+
+class RigLink:
+    """The way to a machine of this process; each message is a copy, as over the wire."""
+
+    def __init__(self, rig: Rig, machine_id: str, pool: Pool) -> None:
+        engine = rig.engine
+        self.register = Register(machine_id, pool, b"", engine.model, engine.layout, rig.address)
+        self._rig = rig
+        self.is_told_to_end = False
+        self.is_draining: Callable[[], bool] = lambda: False
+
+    def send(self, message: msgspec.Struct) -> None:
+        if isinstance(message, Shutdown):
+            states = {task.state for task in self._rig.machine._tasks.values()}
+            assert states <= {TaskState.SENDING, TaskState.RELEASING}, "it was not done"
+            self.is_told_to_end = True
+        if isinstance(message, RunPrompt | Expect):
+            assert not self.is_draining(), "it got something new"
+        if isinstance(message, RunPrompt | Expect | Cancel):
+            self._rig.inbox.put(msgspec.convert(msgspec.to_builtins(message), type(message)))
+
+
+class RigCluster:
+    """A cluster scheduler over rigs."""
+
+    def __init__(self, folder: ModelFolder, pools: str, blocks: int, limits: ClusterLimits) -> None:
+        self.cluster = ClusterScheduler(limits, Counters())
+        self.rigs = [Rig(folder, f"m{i}", blocks) for i in range(len(pools))]
+        self._heard = [0] * len(pools)
+        self.links = [
+            RigLink(rig, f"m{i}", Pool("PTM".index(letter)))
+            for i, (letter, rig) in enumerate(zip(pools, self.rigs, strict=True))
+        ]
+        for link in self.links:
+            link.is_draining = partial(self.cluster.pools.is_draining, link.register.machine_id)
+            self.cluster.join(link)
+
+    def submit(self, prompt: int, output: int) -> LiveRequest:
+        tokens = [(7 * prompt + 3 * output + 5 * i) % (VOCABULARY - 1) + 1 for i in range(prompt)]
+        return self.cluster.submit(GenerationRequest("r", tokens, output, SamplingParams(), []))
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        def relayed() -> bool:
+            for index, rig in enumerate(self.rigs):
+                while self._heard[index] < len(rig.said):
+                    self._heard[index] += 1
+                    self.cluster.receive(index, rig.said[self._heard[index] - 1])  # type: ignore[arg-type]
+            return done()
+
+        run_until(relayed, *self.rigs)
+
+    def finish(self, *requests: LiveRequest) -> list[list[int]]:
+        """Serve them to their ends; what they then say."""
+        self.run_until(lambda: all(live.is_finished for live in requests))
+        self.run_until(lambda: all(rig.is_empty for rig in self.rigs))
+        return [live.history for live in requests]
+
+    @property
+    def pools(self) -> str:
+        return "".join("PTM"[pool] for pool in self.cluster.roster.cluster.pool)
+
+    @property
+    def role_changes(self) -> list[int]:
+        changes: list[int] = self.cluster.roster.cluster.role_changes.tolist()
+        return changes
+
+    def close(self) -> None:
+        for rig in self.rigs:
+            rig.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    return tiny_folder(tmp_path_factory.mktemp("tiny"))
+
+
+Build = Callable[..., RigCluster]
+
+
+@pytest.fixture
+def build(folder: ModelFolder) -> Iterator[Build]:
+    built: list[RigCluster] = []
+
+    def one(pools: str, blocks: int = 64, limits: ClusterLimits = LIMITS) -> RigCluster:
+        built.append(RigCluster(folder, pools, blocks, limits))
+        return built[-1]
+
+    yield one
+    for cluster in built:
+        cluster.close()
+
+
+def unsplit(build: Build, *sizes: tuple[int, int]) -> list[list[int]]:
+    """What one mixed machine makes of requests of these prompt and output lengths."""
+    cluster = build("M")
+    return cluster.finish(*(cluster.submit(*size) for size in sizes))
+
+
+def test_a_long_prompt_queue_pulls_a_token_machine_which_serves_and_goes_home(build: Build) -> None:
+    c = build("PT")
+    first, second = c.submit(60, 5), c.submit(70, 5)
+    assert c.pools == "PM"
+    assert (first.prompt_machine, first.token_machine) == (0, 1)
+    assert (second.prompt_machine, second.token_machine) == (1, 1)
+    assert c.finish(first, second) == unsplit(build, (60, 5), (70, 5))
+    assert c.pools == "PT" and c.role_changes == [0, 2]
+
+
+def test_a_token_machine_pulled_while_it_is_busy_pushes_to_another(build: Build) -> None:
+    c = build("PTT")
+    sizes = [(200, 60), (5, 60), (6, 60)]
+    running = [c.submit(*sizes[0])]
+    for size in sizes[1:]:
+        c.run_until(lambda: running[-1].state is RequestState.TOKEN)
+        running.append(c.submit(*size))
+    c.run_until(lambda: all(len(c.rigs[i].heard(Transferred)) == i for i in (1, 2)))
+    queued, pushed = c.submit(60, 5), c.submit(61, 5)
+    assert c.pools == "PMT"
+    assert (queued.prompt_machine, queued.token_machine) == (0, 2)
+    assert (pushed.prompt_machine, pushed.token_machine) == (1, 2)
+    got = c.finish(*running, queued, pushed)
+    assert got == unsplit(build, *sizes, (60, 5), (61, 5))
+    assert c.pools == "PTT" and c.role_changes == [0, 2, 0]
+
+
+def test_full_token_memory_pulls_a_prompt_machine(build: Build) -> None:
+    c = build("PPT", blocks=16)  # 256 tokens each
+    big, small = c.submit(220, 20), c.submit(60, 20)
+    assert c.pools == "PMT"
+    assert (small.prompt_machine, small.token_machine) == (1, 1)
+    assert c.finish(big, small) == unsplit(build, (220, 20), (60, 20))
+    assert c.pools == "PPT" and c.role_changes == [0, 2, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_load_everything_is_served_right_and_everybody_goes_home(
+    build: Build, seed: int
+) -> None:
+    """More than memory holds: requests wait, are preempted, and cross in both directions."""
+    rng = random.Random(seed)
+    sizes = [(rng.randint(1, 150), rng.randint(1, 40)) for _ in range(30)]
+    c = build("PPTT", blocks=20)
+    requests = []
+    for size in sizes:
+        requests.append(c.submit(*size))
+        c.run_until(lambda: rng.random() < 0.7)
+    assert c.finish(*requests) == unsplit(build, *sizes)
+    assert c.pools == "PPTT" and sum(c.role_changes) > 0
+    assert not any(c.cluster.roster.cluster.kv_tokens)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_machines_are_rehomed_and_drained_under_load_and_nothing_is_lost(
+    build: Build, seed: int
+) -> None:
+    rng = random.Random(seed)
+    sizes = [(rng.randint(1, 150), rng.randint(1, 40)) for _ in range(40)]
+    c = build("PPTT", blocks=20)
+    orders = {
+        8: lambda: c.cluster.pools.set_home("m1", Pool.TOKEN),
+        14: lambda: c.cluster.pools.drain("m2"),
+        20: lambda: c.cluster.pools.set_home("m3", Pool.PROMPT),
+        26: lambda: c.cluster.pools.drain("m0"),
+    }
+    requests, ran_before = [], 0
+    for number, size in enumerate(sizes):
+        if number in orders:
+            orders[number]()
+        requests.append(c.submit(*size))
+        if number == 14:
+            ran_before = len(c.rigs[2].machine._tasks)
+        c.run_until(lambda: rng.random() < 0.7)
+    assert c.finish(*requests) == unsplit(build, *sizes)
+    assert ran_before, "it was drained while it had something to do"
+    assert [link.is_told_to_end for link in c.links] == [True, False, True, False]
+    assert c.pools == "PTTP"
+    assert all(live.failures == 0 for live in requests)
+    views = c.cluster.pools.show()
+    assert [view.draining for view in views] == [True, False, True, False]
+    assert [view.home for view in views] == ["prompt", "token", "token", "prompt"]
+    assert not any(view.kv_tokens or view.waiting or view.pending_tokens for view in views)

@@ -1,0 +1,171 @@
+"""Streams of text against the tokenizer's own full decode, and stop strings against a search."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+
+from splitwise.engine.model_files import resolve_model
+from splitwise.gateway.text.codec import TextCodec
+from splitwise.gateway.text.detokenise import StopFinder, TextStream
+
+CODEC = TextCodec.load(resolve_model().path)
+FULL = Tokenizer.from_file(str(resolve_model().path / "tokenizer.json"))
+VOCABULARY = FULL.get_vocab_size()
+BYTE_0 = 5
+
+
+def llama_like() -> Tokenizer:
+    """A SentencePiece-style tokenizer with byte fallback, as Llama 2 and Mistral have."""
+    pieces = {"<unk>": 0, "</s>": 1, "▁a": 2, "b": 3, "▁": 4}
+    pieces |= {f"<0x{byte:02X}>": BYTE_0 + byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(pieces, [], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return tokenizer
+
+
+LLAMA = llama_like()
+LLAMA_CODEC = TextCodec(LLAMA)
+
+
+def said(stream: TextStream, tokens: Iterable[int]) -> list[str]:
+    return [*(stream.push(token) for token in tokens), stream.flush()]
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_text_survives_its_own_tokens(text: str) -> None:
+    tokens = FULL.encode(text, add_special_tokens=False).ids
+    assert "".join(said(CODEC.stream(), tokens)) == FULL.decode(tokens, skip_special_tokens=True)
+
+
+@given(st.lists(st.integers(0, VOCABULARY + 100), max_size=40), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_any_tokens_give_the_full_decode(tokens: list[int], skip: bool) -> None:
+    """Random tokens are full of broken characters; ids past the vocabulary decode to nothing."""
+    parts = said(CODEC.stream(skip), tokens)
+    assert "".join(parts) == FULL.decode(tokens, skip_special_tokens=skip)
+
+
+TOKEN_OF_BYTE = {
+    CODEC.token_bytes(token)[0]: token
+    for token in range(VOCABULARY)
+    if len(CODEC.token_bytes(token)) == 1
+}
+
+
+@given(st.lists(st.sampled_from(sorted(TOKEN_OF_BYTE)), max_size=30))
+@settings(max_examples=400, deadline=None)
+def test_any_bytes_give_the_full_decode(data: list[int]) -> None:
+    """Every token is one byte: each character is split at each of its bytes."""
+    assert len(TOKEN_OF_BYTE) > 230  # the model never saw some lead bytes
+    tokens = [TOKEN_OF_BYTE[byte] for byte in data]
+    parts = said(CODEC.stream(), tokens)
+    assert "".join(parts) == FULL.decode(tokens)
+    assert "".join(parts) == bytes(data).decode("utf-8", "replace")
+
+
+def test_a_character_comes_whole_with_its_last_byte() -> None:
+    tokens = FULL.encode("🦜", add_special_tokens=False).ids
+    assert len(tokens) > 1
+    parts = said(CODEC.stream(), tokens)
+    assert parts[len(tokens) - 1] == "🦜"
+    assert parts.count("") == len(tokens)
+
+
+def test_special_tokens_are_skipped_only_when_asked() -> None:
+    end = FULL.token_to_id("<|im_end|>")
+    hello = FULL.encode("hello").ids
+    assert "".join(said(CODEC.stream(True), [*hello, end, *hello])) == "hellohello"
+    assert "".join(said(CODEC.stream(False), [*hello, end])) == "hello<|im_end|>"
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([[1], [2], [3], [4]]),
+            st.characters(exclude_categories=["Cs"]).map(
+                lambda character: [BYTE_0 + byte for byte in character.encode()]
+            ),
+        ),
+        max_size=20,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_byte_fallback_gives_the_full_decode(groups: list[list[int]]) -> None:
+    tokens = [token for group in groups for token in group]
+    parts = said(LLAMA_CODEC.stream(), tokens)
+    assert "".join(parts) == LLAMA.decode(tokens, skip_special_tokens=True)
+
+
+def test_leading_space_is_stripped_only_at_the_beginning() -> None:
+    assert said(LLAMA_CODEC.stream(), [2, 2, 3]) == ["a", " a", "b", ""]
+
+
+def test_a_broken_byte_after_a_shown_character_does_not_end_the_stream() -> None:
+    """The full decode turns the whole run into U+FFFD; what was shown stays, the rest goes on."""
+    broken = [BYTE_0 + 0xC3, BYTE_0 + 0xA9, BYTE_0 + 0x82]
+    assert "".join(said(LLAMA_CODEC.stream(), [*broken, 2, 2])) == "é� a a"
+    assert "".join(said(LLAMA_CODEC.stream(), broken)) == "é�"
+
+
+def test_bytes_of_tokens() -> None:
+    euro = FULL.encode("€", add_special_tokens=False).ids
+    assert b"".join(CODEC.token_bytes(token) for token in euro) == "€".encode()
+    assert LLAMA_CODEC.token_bytes(BYTE_0 + 0xE2) == b"\xe2"
+    assert LLAMA_CODEC.token_bytes(2) == b" a"
+    assert LLAMA_CODEC.token_text(BYTE_0 + 0xE2) == "�"
+
+
+def first_complete(text: str, stops: list[str]) -> tuple[int, int] | None:
+    """By trying every prefix: the first whose end is a stop string; the longest such."""
+    for end in range(len(text) + 1):
+        starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        if starts:
+            return min(starts), end
+    return None
+
+
+@given(
+    st.lists(st.text("abc", max_size=4), max_size=12),
+    st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=4),
+    st.booleans(),
+)
+@settings(max_examples=1000, deadline=None)
+def test_stop_strings_are_found_however_the_text_is_cut(
+    parts: list[str], stops: list[str], include: bool
+) -> None:
+    text = "".join(parts)
+    finder = StopFinder(stops, include)
+    shown = ""
+    for part in parts:
+        shown += finder.push(part)
+        assert text.startswith(shown)
+        if finder.found is not None:
+            break
+    else:
+        shown += finder.flush()
+    match = first_complete(text, stops)
+    if match is None:
+        assert (shown, finder.found) == (text, None)
+    else:
+        start, end = match
+        assert finder.found == text[start:end]
+        assert shown == text[: end if include else start]
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"), [("hello", "hello"), ("hello E", "hello "), ("EN", ""), ("E N", "E N")]
+)
+def test_only_what_may_become_a_stop_string_is_held(part: str, shown: str) -> None:
+    assert StopFinder(["END"]).push(part) == shown
