@@ -203,3 +203,53 @@ def test_greedy_is_the_largest_logit_in_half_precision_too() -> None:
     row = logits_row(9).to(torch.bfloat16)
     got = sample(row[None].clone(), [work(SamplingParams(temperature=0.0, top_k=5, top_p=0.1))])
     assert got[0].token == int(row.argmax())
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-39, 1e-20, 9e-6])
+def test_a_temperature_too_small_to_divide_by_is_greedy(temperature: float) -> None:
+    row = logits_row(10)
+    drawn = draws(row, count=50, temperature=temperature)
+    assert drawn == {int(row.argmax()): 50}
+    assert SamplingParams(temperature=temperature).is_greedy
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-3, 2.0])
+@pytest.mark.parametrize("scale", [1.0, 1e30, 3e38])
+@pytest.mark.parametrize("settings", [{}, {"top_p": 1e-300}, {"min_p": 1.0}, {"top_k": 1}])
+def test_huge_logits_and_tiny_settings_leave_the_likeliest(
+    temperature: float, scale: float, settings: dict[str, float]
+) -> None:
+    """One token stands out by more than any other can make up for."""
+    row = torch.full((VOCABULARY,), -scale)
+    row[[3, 11]] = torch.tensor([0.2 * scale, scale])
+    if scale == 1.0:
+        row *= 200
+    assert draws(row, count=20, temperature=temperature, **settings) == {11: 20}
+
+
+def test_infinite_logits_are_as_likely_as_each_other() -> None:
+    row = logits_row(11)
+    row[[5, 9]] = math.inf
+    row[7] = -math.inf
+    expected_probs = torch.zeros(VOCABULARY)
+    expected_probs[[5, 9]] = 0.5
+    assert_distribution(draws(row), expected_probs)
+    got = sample(row[None].clone(), [work(SamplingParams(temperature=0.0, logprobs=2))])[0]
+    assert got.token in (5, 9)
+    assert got.logprob == pytest.approx(math.log(0.5))
+
+
+def test_a_penalty_that_overflows_does_not_spoil_the_others() -> None:
+    row = logits_row(12)
+    row[4] = 3.0
+    params = SamplingParams(repetition_penalty=1e-44, top_p=0.9, seed=1)
+    assert sample(row[None].clone(), [work(params, [4, 4])])[0].token == 4
+
+
+def test_no_waiting_time_is_infinite() -> None:
+    """The largest of the 2^24 fractions must not be rounded up to 1."""
+    place = 2_000_000
+    keys = torch.from_numpy(np.stack([race_keys(seed, 1) for seed in range(30)]))
+    longest = max(float(exponentials(key[None], place).max()) for key in keys)
+    assert math.isfinite(longest)
+    assert longest > 15

@@ -4,6 +4,10 @@ from typing import Annotated
 
 import msgspec
 
+GREEDY_BELOW = 1e-5
+"""A temperature below this is greedy, as in vLLM: all but the likeliest token have no chance left,
+and still smaller ones do not even divide a float32."""
+
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 
@@ -12,7 +16,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """Sampling settings of one request, validated at the gateway.
 
     Names, meanings and order of application are those of vLLM's ``SamplingParams``: penalties,
-    temperature, then top-k, top-p and min-p. ``temperature`` 0 is greedy. ``seed`` is always set
+    temperature, then top-k, top-p and min-p. ``seed`` is always set
     (the gateway draws one where the client names none), because a draw is keyed by
     ``(seed, position)`` so that a replay on another machine gives the same tokens.
     ``logprobs`` is the number of alternatives to report a token; None reports nothing at all.
@@ -32,6 +36,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     frequency_penalty: Penalty = 0.0
     """Over output only."""
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
 
     @property
     def has_penalties(self) -> bool:

@@ -50,7 +50,7 @@ def next_tokens(
 
 def sampling_key(sampling: SamplingParams) -> int:
     """The seed, of which greedy texts are independent."""
-    return 0 if sampling.temperature == 0 else sampling.seed & (2**63 - 1)
+    return 0 if sampling.is_greedy else sampling.seed & (2**63 - 1)
 
 
 def words_of(vocab_size: int, stop_token_ids: Sequence[int]) -> NDArray[np.int64]:

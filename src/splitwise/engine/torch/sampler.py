@@ -24,7 +24,7 @@ _SHORTLIST = 256
 
 def sample(logits: torch.Tensor, work: Sequence[Work]) -> list[Sample]:
     """One token for each row of ``logits`` (``[len(work), vocabulary]``, float; overwritten)."""
-    logits = logits.float()
+    logits = _finite(logits.float())
     reports = [(row, w.sampling.logprobs) for row, w in enumerate(work)]
     reporting = [row for row, count in reports if count is not None]
     raw = torch.log_softmax(logits[reporting], dim=-1) if reporting else None
@@ -32,7 +32,7 @@ def sample(logits: torch.Tensor, work: Sequence[Work]) -> list[Sample]:
         if entry.sampling.has_penalties:
             _penalise(logits[row], entry)
     chosen = logits.argmax(dim=-1)
-    drawn = [row for row, entry in enumerate(work) if entry.sampling.temperature > 0]
+    drawn = [row for row, entry in enumerate(work) if not entry.sampling.is_greedy]
     if drawn:
         chosen[drawn] = draw(logits[drawn], [work[row] for row in drawn])
     samples = [Sample(token) for token in chosen.tolist()]
@@ -52,7 +52,9 @@ def draw(logits: torch.Tensor, work: Sequence[Work]) -> torch.Tensor:
     """
     params = [entry.sampling for entry in work]
     temperature = logits.new_tensor([p.temperature for p in params])
-    probs = torch.softmax(logits / temperature[:, None], dim=-1)
+    # The largest first becomes 0, so that a division by little overflows to no chance at all.
+    below = logits - logits.amax(dim=-1, keepdim=True)
+    probs = torch.softmax(below / temperature[:, None], dim=-1)
     filtered = [i for i, p in enumerate(params) if p.top_k or p.top_p < 1 or p.min_p > 0]
     for i in filtered:
         _filter(probs[i], params[i])
@@ -85,6 +87,7 @@ def exponentials(keys: torch.Tensor, count: int) -> torch.Tensor:
             x *= factor
         x ^= (x >> 16) & 0xFFFF
     fraction = (((x >> 8) & 0xFFFFFF).float() + 0.5) * 2.0**-24
+    fraction.clamp_(max=1 - 2.0**-24)  # the last one is rounded to 1, a wait without an end
     return fraction.neg_().log1p_().neg_()
 
 
@@ -115,6 +118,12 @@ def _most_likely(probs: torch.Tensor, params: SamplingParams) -> tuple[torch.Ten
     return top, ids
 
 
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    """An overflown logit becomes the largest number there is, in place: two infinite ones have no
+    difference. Minus infinity stays; it rules a token out."""
+    return logits.clamp_(max=torch.finfo(logits.dtype).max)
+
+
 def _penalise(logits: torch.Tensor, entry: Work) -> None:
     """Repetition penalty over prompt and output; frequency and presence over output; in place."""
     params = entry.sampling
@@ -122,7 +131,7 @@ def _penalise(logits: torch.Tensor, entry: Work) -> None:
         seen = torch.tensor(sorted(set(entry.history)), device=logits.device)
         old = logits[seen]
         penalty = params.repetition_penalty
-        logits[seen] = torch.where(old > 0, old / penalty, old * penalty)
+        logits[seen] = _finite(torch.where(old > 0, old / penalty, old * penalty))
     output = entry.history[entry.prompt_tokens :]
     if output and (params.frequency_penalty or params.presence_penalty):
         counts = torch.bincount(torch.tensor(output, device=logits.device), minlength=len(logits))
