@@ -75,6 +75,19 @@ def test_room_imports_only_what_it_may(room: str) -> None:
                 assert other in MAY_IMPORT[room] | BESIDE | {room}, f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_module_imports_itself_by_way_of_others(room: str) -> None:
+    """Imports for type checkers alone count, too: who reads one module must read the other."""
+    left = {
+        ".".join(module.relative_to(SOURCE.parent).with_suffix("").parts): imports_of(module)
+        for module in modules_of(room)
+        if module.name != "__init__.py"
+    }
+    while free := {name for name, needs in left.items() if not needs & set(left)}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left, f"in a circle, or above one: {sorted(left)}"
+
+
 def test_scheduling_does_no_io() -> None:
     for module in modules_of("scheduling"):
         heads = {name.split(".")[0] for name in imports_of(module)}

@@ -22,8 +22,7 @@ from transfer_machines import KEY, LocalMachine, Settings, machines
 from splitwise.transfer import Arrived, CacheLayout, Failed, Sent
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
-from splitwise.transfer.handshake import introduce
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     FRAME_LIMIT_BYTES,
     HEADER,
     PROTOCOL_VERSION,
@@ -35,6 +34,7 @@ from splitwise.transfer.messages import (
     Revoke,
     Stopped,
 )
+from splitwise.transfer.handshake import introduce
 from splitwise.transfer.transports.tcp import PIECE
 
 LAYOUT = CacheLayout(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
@@ -181,7 +181,7 @@ def test_fuzz_of_the_receiver(inputs: int, caplog: pytest.LogCaptureFixture) -> 
 )
 def test_a_signal_with_absurd_numbers_is_refused(name: str, value: float) -> None:
     """They would reach the cluster scheduler's metrics, as this machine's word."""
-    from splitwise.transfer.messages import decode
+    from splitwise.transfer.frames import decode
 
     fields = msgspec.to_builtins(Done(0, b"", 0, 1, 0.0, 1.0), builtin_types=[bytes])
     with pytest.raises(LinkError, match=name):

@@ -23,7 +23,7 @@ from transfer_machines import (
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, HostMemory, Released
 from splitwise.transfer import receiver as receiver_module
 from splitwise.transfer.errors import LinkError
-from splitwise.transfer.messages import Window
+from splitwise.transfer.frames import Window
 from splitwise.transfer.transports.nixl import NixlTransport, OpenWindow
 
 pytestmark = NEEDS_NIXL

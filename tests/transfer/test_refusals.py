@@ -11,8 +11,7 @@ from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, content, 
 from splitwise.transfer import Arrived, CacheLayout, Failed, Released
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError, LinkLost
-from splitwise.transfer.handshake import introduce
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     FRAME_LIMIT_BYTES,
     HEADER,
     PROTOCOL_VERSION,
@@ -22,6 +21,7 @@ from splitwise.transfer.messages import (
     Revoke,
     Stopped,
 )
+from splitwise.transfer.handshake import introduce
 from splitwise.transfer.transports.tcp import PIECE
 
 LAYOUT = CacheLayout(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
@@ -85,7 +85,7 @@ def test_a_receiver_without_the_key_is_noticed_by_the_sender() -> None:
     """The sender's proof is of no use to one who cannot answer it."""
 
     async def pose(sock: socket.socket) -> str:
-        from splitwise.transfer.messages import Challenge, Welcome
+        from splitwise.transfer.frames import Challenge, Welcome
 
         channel = Channel(sock, 5)
         await channel.receive_message(4096)

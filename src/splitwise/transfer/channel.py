@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from splitwise.transfer.errors import LinkError, LinkLost
-from splitwise.transfer.messages import HEADER, AnyMessage, Message, body_bytes, decode, encode
+from splitwise.transfer.frames import HEADER, AnyMessage, Message, body_bytes, decode, encode
 
 Buffer = bytes | bytearray | memoryview
 

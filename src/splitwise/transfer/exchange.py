@@ -11,9 +11,9 @@ import time
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import Failed, SenderEvent
-from splitwise.transfer.messages import Answer, AnyMessage, Grant, Refused, Revoke, Stopped
+from splitwise.transfer.frames import Answer, AnyMessage, Grant, Refused, Revoke, Stopped
 from splitwise.transfer.outgoing import Answered, Granted, Outgoing, Stop
-from splitwise.transfer.peer import Home, Peer
+from splitwise.transfer.peer import Peer, SenderConfig
 from splitwise.transfer.thread import LoopThread
 
 logger = logging.getLogger(__name__)
@@ -22,11 +22,15 @@ logger = logging.getLogger(__name__)
 class Exchange:
     """Lives on the sender's thread. ``transfers`` are the sender's, by id."""
 
-    def __init__(self, home: Home, thread: LoopThread, transfers: dict[str, Outgoing]) -> None:
-        self._home = home
+    def __init__(
+        self, config: SenderConfig, thread: LoopThread, transfers: dict[str, Outgoing]
+    ) -> None:
+        self._config = config
         self._thread = thread
         self._transfers = transfers
         self._peers: dict[ReceiverAddress, Peer] = {}
+        self._granted: dict[tuple[Peer, int], Outgoing] = {}
+        """The transfers that a receiver has granted, by their numbers there, until they end."""
         self._early_grants: dict[str, tuple[Peer, Grant]] = {}
         self._early_ends: dict[str, str] = {}
         """Why a transfer is over that one of the two ends has yet to ask for."""
@@ -40,7 +44,7 @@ class Exchange:
         address = transfer.address
         if address not in self._peers:
             self._close_idle(address.machine_id)
-            self._peers[address] = Peer(self._home, address)
+            self._peers[address] = Peer(self._config, address)
             self._thread.spawn(self._serve(self._peers[address]), f"link to {address.machine_id}")
         early = self._early_grants.get(transfer.transfer_id)
         if early is not None and early[0].address == address:
@@ -57,7 +61,7 @@ class Exchange:
     def settle(self, transfer: Outgoing, outcome: SenderEvent) -> None:
         """The end: unless it knows, the receiver must hear that no put will touch its blocks."""
         if transfer.grant is not None:
-            del transfer.grant.peer.granted[transfer.grant.number]
+            del self._granted[transfer.grant.peer, transfer.grant.number]
         if transfer.settled:
             return
         reason = outcome.reason if isinstance(outcome, Failed) else "cancelled by the sender"
@@ -110,7 +114,7 @@ class Exchange:
                 raise LinkError(f"{type(message).__name__} is not for a sender")
 
     def _on_grant(self, peer: Peer, grant: Grant) -> None:
-        if grant.number in peer.granted:
+        if (peer, grant.number) in self._granted:
             raise LinkError(f"number {grant.number} was granted twice")
         transfer = self._transfers.get(grant.transfer_id)
         reason = self._early_ends.pop(grant.transfer_id, None)
@@ -130,11 +134,11 @@ class Exchange:
             return
         # Set here and not by its task: a transfer that ends first must still answer the grant.
         transfer.grant = Granted(peer, grant.number, lane, time.monotonic())
-        peer.granted[grant.number] = transfer
+        self._granted[peer, grant.number] = transfer
         transfer.mailbox.put_nowait(transfer.grant)
 
     def _on_revoke(self, peer: Peer, revoke: Revoke) -> None:
-        transfer = peer.granted.get(revoke.number)
+        transfer = self._granted.get((peer, revoke.number))
         if transfer is not None:
             self._fail(transfer, revoke.reason)
             return
@@ -147,7 +151,7 @@ class Exchange:
         # Else it has ended here, and Done or Stopped is on its way.
 
     def _on_answer(self, peer: Peer, answer: Answer) -> None:
-        transfer = peer.granted.get(answer.number)
+        transfer = self._granted.get((peer, answer.number))
         if transfer is None:
             return  # it has run out of time meanwhile
         if answer.stats is None:
@@ -162,5 +166,5 @@ class Exchange:
     def _remember_end(self, transfer_id: str, reason: str) -> None:
         self._early_ends[transfer_id] = reason
         asyncio.get_running_loop().call_later(
-            self._home.deadlines.transfer_s, self._early_ends.pop, transfer_id, None
+            self._config.deadlines.transfer_s, self._early_ends.pop, transfer_id, None
         )

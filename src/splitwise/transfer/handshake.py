@@ -17,8 +17,7 @@ from typing import TypeVar
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError, LinkLost
-from splitwise.transfer.layout import CacheLayout
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     HANDSHAKE_LIMIT_BYTES,
     Challenge,
     Hello,
@@ -28,6 +27,7 @@ from splitwise.transfer.messages import (
     Welcome,
     encode,
 )
+from splitwise.transfer.layout import CacheLayout
 
 NONCE_BYTES = 32
 M = TypeVar("M", bound=Message)

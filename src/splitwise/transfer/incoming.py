@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import ReceiverEvent, TransferStats
+from splitwise.transfer.frames import Done
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link
-from splitwise.transfer.messages import Done
 from splitwise.transfer.runs import contiguous
 from splitwise.transfer.transports.nixl import OpenWindow
 

@@ -6,7 +6,7 @@ import socket
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError, LinkLost
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     FRAME_LIMIT_BYTES,
     HEADER,
     AnyMessage,

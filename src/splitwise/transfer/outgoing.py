@@ -3,14 +3,11 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.events import Cancelled, Failed, SenderEvent, Sent, TransferStats
+from splitwise.transfer.peer import Peer
 from splitwise.transfer.transports.base import Fence, Lane
-
-if TYPE_CHECKING:
-    from splitwise.transfer.peer import Peer
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Finish:
 class Granted:
     """Receiver: put it over this lane."""
 
-    peer: "Peer"
+    peer: Peer
     number: int
     lane: Lane
     granted_s: float

@@ -12,11 +12,7 @@ from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.deadlines import Deadlines
 from splitwise.transfer.errors import LinkError
-from splitwise.transfer.handshake import check_layout, introduce
-from splitwise.transfer.layout import CacheLayout
-from splitwise.transfer.link import Link, tune
-from splitwise.transfer.memory import CacheMemory, HostMemory
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     FRAME_LIMIT_BYTES,
     AnyMessage,
     Grant,
@@ -25,7 +21,10 @@ from splitwise.transfer.messages import (
     Welcome,
     Window,
 )
-from splitwise.transfer.outgoing import Outgoing
+from splitwise.transfer.handshake import check_layout, introduce
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.link import Link, tune
+from splitwise.transfer.memory import CacheMemory, HostMemory
 from splitwise.transfer.transports.base import Lane, Transport
 from splitwise.transfer.transports.choice import (
     CUDA_IPC,
@@ -44,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Home:
-    """This machine, as every one of its links needs it."""
+class SenderConfig:
+    """What every link of one sender needs to know of its machine."""
 
     memory: CacheMemory
     layout: CacheLayout
@@ -60,11 +59,9 @@ class Home:
 class Peer:
     """A receiver that this machine sends to, or tries to."""
 
-    def __init__(self, home: Home, address: ReceiverAddress) -> None:
+    def __init__(self, config: SenderConfig, address: ReceiverAddress) -> None:
         self.address = address
-        self.granted: dict[int, Outgoing] = {}
-        """The transfers that it has granted, by their numbers there, until they end."""
-        self._home = home
+        self._config = config
         self._link: Link | None = None
         self._transport: Transport | None = None
         self._blocks = 0
@@ -77,10 +74,10 @@ class Peer:
         """
         with contextlib.ExitStack() as on_exit:
             try:
-                async with asyncio.timeout(self._home.deadlines.connect_s):
+                async with asyncio.timeout(self._config.deadlines.connect_s):
                     await self._open(on_exit)
             except TimeoutError:
-                waited_s = self._home.deadlines.connect_s
+                waited_s = self._config.deadlines.connect_s
                 raise LinkError(f"no answer within {waited_s:g} s") from None
             except (OSError, UnicodeError) as error:  # a host's name may be none at all
                 raise LinkError(str(error)) from error
@@ -115,9 +112,11 @@ class Peer:
             await self._link.flush()
 
     async def _open(self, on_exit: contextlib.ExitStack) -> None:
-        name, reason = choose(self.address, own_end(self._home.memory.device), self._home.transport)
+        name, reason = choose(
+            self.address, own_end(self._config.memory.device), self._config.transport
+        )
         channel, welcome = await self._connect(name, None, on_exit)
-        check_layout(welcome.layout, self._home.layout)
+        check_layout(welcome.layout, self._config.layout)
         self._blocks = welcome.layout.blocks
         # Closed in this order's reverse: to the receiver the link's end means that no put is under
         # way, so the transport must be at rest before.
@@ -129,27 +128,31 @@ class Peer:
     async def _open_transport(
         self, name: str, channel: Channel, welcome: Welcome, on_exit: contextlib.ExitStack
     ) -> Transport:
-        home = self._home
+        config = self._config
         transport: Transport
         if name == SHARED_MEMORY:
             theirs = await take_over(channel, welcome.layout.total_bytes)
-            mine = cast(HostMemory, home.memory)
-            transport = SharedMemoryTransport(mine, home.layout, theirs, welcome.layout)
+            mine = cast(HostMemory, config.memory)
+            transport = SharedMemoryTransport(mine, config.layout, theirs, welcome.layout)
         elif name == CUDA_IPC:
-            mine_there = cast(DeviceMemory, home.memory)
-            transport = CudaIpcTransport(mine_there, home.layout, welcome.handle, welcome.layout)
+            mine_there = cast(DeviceMemory, config.memory)
+            transport = CudaIpcTransport(mine_there, config.layout, welcome.handle, welcome.layout)
         elif name == NIXL:
             window = await _receive_window(channel)
             transport = await asyncio.to_thread(
                 NixlTransport,
-                *(home.memory, home.layout, window, welcome.layout, home.deadlines.write_s),
+                config.memory,
+                config.layout,
+                window,
+                welcome.layout,
+                config.deadlines.write_s,
             )
         else:
             streams = [
-                await self._connect(name, welcome.link, on_exit) for _ in range(home.streams)
+                await self._connect(name, welcome.link, on_exit) for _ in range(config.streams)
             ]
             channels = [stream for stream, _ in streams]
-            transport = TcpTransport(cast(HostMemory, home.memory), home.layout, channels)
+            transport = TcpTransport(cast(HostMemory, config.memory), config.layout, channels)
         on_exit.callback(transport.close)
         return transport
 
@@ -157,16 +160,16 @@ class Peer:
         self, transport: str, link: int | None, on_exit: contextlib.ExitStack
     ) -> tuple[Channel, Welcome]:
         """One connection, proven on both sides."""
-        address, home = self.address, self._home
+        address, config = self.address, self._config
         sock = await _dial(address, transport)
-        channel = Channel(sock, home.deadlines.write_s)
+        channel = Channel(sock, config.deadlines.write_s)
         on_exit.callback(channel.close)
         welcome = await introduce(
             channel,
-            home.machine_id,
+            config.machine_id,
             address.machine_id,
-            home.cluster_key,
-            home.layout,
+            config.cluster_key,
+            config.layout,
             transport,
             link,
         )

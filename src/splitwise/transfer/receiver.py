@@ -21,12 +21,12 @@ thread, where each listener, each link and each TCP stream has one task.
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.checksum import mismatch
 from splitwise.transfer.deadlines import Deadlines
-from splitwise.transfer.door import Door
 from splitwise.transfer.errors import Closing, LinkError, LinkLost
 from splitwise.transfer.events import (
     Arrived,
@@ -35,12 +35,7 @@ from splitwise.transfer.events import (
     ReceiverEvent,
     Released,
 )
-from splitwise.transfer.handshake import check_layout
-from splitwise.transfer.incoming import Incoming, Pieces, SenderLink
-from splitwise.transfer.layout import CacheLayout
-from splitwise.transfer.link import Link
-from splitwise.transfer.memory import CacheMemory, HostMemory
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     Answer,
     AnyMessage,
     Done,
@@ -51,6 +46,12 @@ from splitwise.transfer.messages import (
     Stopped,
     Welcome,
 )
+from splitwise.transfer.handshake import check_layout
+from splitwise.transfer.incoming import Incoming, Pieces, SenderLink
+from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.link import Link
+from splitwise.transfer.listener import ListenAt, Listener
+from splitwise.transfer.memory import CacheMemory, HostMemory
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.choice import CUDA_IPC, NIXL, ONE_SIDED, SHARED_MEMORY
 from splitwise.transfer.transports.cuda_ipc import DeviceMemory, export
@@ -111,14 +112,17 @@ class KVReceiver:
         self._transfers: dict[str, Incoming] = {}
         self._links: dict[int, SenderLink] = {}
         self._links_made = 0
-        door = Door(
-            *(machine_id, cluster_key, host, port, announce),
-            *(memory.device, offers, own.rdma, self._deadlines),
+        listener = Listener(
+            machine_id,
+            cluster_key,
+            ListenAt(host, port, announce),
+            replace(own, transports=offers),
+            self._deadlines,
         )
-        self.address = door.address
+        self.address = listener.address
         """Plain data, for senders."""
         self._thread = LoopThread("kv-receiver")
-        self._thread.call(door.open, self._thread, self._check, self._welcome, self._serve)
+        self._thread.call(listener.open, self._thread, self._check, self._welcome, self._serve)
 
     def expect(self, transfer_id: str, sender_id: str, blocks: Sequence[int]) -> None:
         """Reserve ``blocks``, in the order of the request's block table, for machine ``sender_id``.

@@ -27,11 +27,11 @@ from splitwise.transfer.deadlines import Deadlines
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import Cancelled, Failed, OnSenderEvent, SenderEvent
 from splitwise.transfer.exchange import Exchange
+from splitwise.transfer.frames import PAYLOAD_LIMIT_BYTES, Done
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory
-from splitwise.transfer.messages import PAYLOAD_LIMIT_BYTES, Done
 from splitwise.transfer.outgoing import Finish, Happening, LayerReady, Outgoing, Stop
-from splitwise.transfer.peer import Home
+from splitwise.transfer.peer import SenderConfig
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.base import Fence
 from splitwise.transfer.transports.own_end import nixl_hint, own_end
@@ -80,11 +80,13 @@ class KVSender:
         self._on_event = on_event
         self._checksum = checksum
         self._deadlines = deadlines or Deadlines()
-        home = Home(memory, layout, machine_id, cluster_key, transport, streams, self._deadlines)
+        config = SenderConfig(
+            memory, layout, machine_id, cluster_key, transport, streams, self._deadlines
+        )
         self._fence = _fence_recorder(memory.device)
         self._transfers: dict[str, Outgoing] = {}
         self._thread = LoopThread("kv-sender")
-        self._exchange = Exchange(home, self._thread, self._transfers)
+        self._exchange = Exchange(config, self._thread, self._transfers)
 
     def begin(
         self,

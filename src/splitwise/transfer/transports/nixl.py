@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from splitwise.transfer.errors import LinkError, LinkLost
+from splitwise.transfer.frames import Window
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory, HostMemory
-from splitwise.transfer.messages import Window
 from splitwise.transfer.runs import merge_runs
 from splitwise.transfer.transports.base import Fence, Lane, Transport
 from splitwise.transfer.transports.cuda_ipc import DeviceMemory

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitwise.transfer.errors import LinkError
-from splitwise.transfer.messages import (
+from splitwise.transfer.frames import (
     HEADER,
     PROTOCOL_VERSION,
     Done,

@@ -1,21 +1,22 @@
-"""Where senders come in: listening sockets, and the handshake behind them."""
+"""Where senders connect: listening sockets, and the handshake behind them."""
 
 import asyncio
 import logging
 import secrets
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
-from splitwise.transfer.address import ReceiverAddress, host_identity
+from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.deadlines import Deadlines
 from splitwise.transfer.errors import LinkError
+from splitwise.transfer.frames import Hello, Welcome
 from splitwise.transfer.handshake import admit
 from splitwise.transfer.link import tune
-from splitwise.transfer.messages import Hello, Welcome
 from splitwise.transfer.thread import LoopThread
-from splitwise.transfer.transports.choice import SAME_HOST
+from splitwise.transfer.transports.choice import SAME_HOST, OwnEnd
 
 logger = logging.getLogger(__name__)
 
@@ -26,48 +27,58 @@ MakeWelcome = Callable[[Hello, bytes], Welcome]
 Serve = Callable[[Channel, Hello, Welcome], Coroutine[Any, Any, None]]
 
 
-class Door:
+@dataclass(frozen=True)
+class ListenAt:
+    """Where to listen, and what to tell senders."""
+
+    host: str
+    port: int
+    """0 picks a free one."""
+    announce: tuple[str, int] | None = None
+    """The address to dial, where it is another than the one listened on."""
+
+
+class Listener:
     """A TCP listener and, for transports within a host, an abstract unix socket (no file)."""
 
     def __init__(
         self,
         machine_id: str,
         cluster_key: str,
-        host: str,
-        port: int,
-        announce: tuple[str, int] | None,
-        device: str,
-        transports: tuple[str, ...],
-        rdma: bool,
+        at: ListenAt,
+        offer: OwnEnd,
         deadlines: Deadlines,
     ) -> None:
         """
-        Listens on ``host`` and ``port`` (0 picks one), and gives senders ``announce`` as the
-        address to dial, or None for the one it listens on.
-
         Raises:
             ValueError: senders would be told to dial a wildcard.
             OSError: ``host`` is not an address of this machine, or the port is taken.
         """
-        if announce is None and host in ("", "0.0.0.0", "::"):
-            raise ValueError(f"host is {host!r}: name the address under which senders reach it")
+        if at.announce is None and at.host in ("", "0.0.0.0", "::"):
+            raise ValueError(f"host is {at.host!r}: name the address under which senders reach it")
         self._machine_id = machine_id
         self._cluster_key = cluster_key
         self._deadlines = deadlines
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        tcp = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        self._listeners = [(tcp, frozenset(transports) - SAME_HOST)]
+        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
+        tcp = socket.create_server((at.host, at.port), family=family, backlog=_BACKLOG)
+        self._listeners = [(tcp, frozenset(offer.transports) - SAME_HOST)]
         unix_name = ""
-        if SAME_HOST & set(transports):
+        if SAME_HOST & set(offer.transports):
             unix_name = f"splitwise-{secrets.token_hex(8)}"
             unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             unix.bind("\0" + unix_name)
             unix.listen(_BACKLOG)
-            self._listeners.append((unix, frozenset(transports) & SAME_HOST))
-        dial_host, dial_port = announce or (host, tcp.getsockname()[1])
+            self._listeners.append((unix, frozenset(offer.transports) & SAME_HOST))
+        dial_host, dial_port = at.announce or (at.host, tcp.getsockname()[1])
         self.address = ReceiverAddress(
-            *(machine_id, dial_host, dial_port, unix_name, host_identity()),
-            *(device, transports, rdma),
+            machine_id=machine_id,
+            host=dial_host,
+            port=dial_port,
+            unix_name=unix_name,
+            host_identity=offer.host_identity,
+            device=offer.device,
+            transports=offer.transports,
+            rdma=offer.rdma,
         )
 
     def open(self, thread: LoopThread, check: Check, welcome: MakeWelcome, serve: Serve) -> None:
