@@ -43,8 +43,9 @@ class Work:
     and covers ``start + len(tokens)`` positions. A prompt has ``start == 0`` and all its tokens,
     a decode exactly one token. Both kinds may share an iteration.
 
-    ``history`` is the prompt and all output so far (``tokens`` included); its first
-    ``prompt_tokens`` entries are the prompt. Only penalties read it.
+    ``history`` is the prompt and all output so far (``tokens`` and what later chunks bring
+    included); its first ``prompt_tokens`` entries are the prompt. Penalties read it, and its
+    length decides how a text is rotated where that depends on it.
     ``sample`` False skips the output head (a prompt chunk that is not the last).
     """
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from splitwise.engine.base import LayerCallback, Work
 from splitwise.engine.torch.memory import PagedCache
@@ -39,6 +40,8 @@ class Batch:
 
     tokens: torch.Tensor
     positions: torch.Tensor
+    text_lengths: NDArray[np.int64]
+    """How long each token's text is by now, what later chunks bring of a prompt included."""
     sample_rows: torch.Tensor
     sampled: list[int]
     """Which entries of the work ``sample_rows`` belong to, in that order."""
@@ -67,6 +70,7 @@ def make_batch(
     return Batch(
         tokens=torch.tensor([[token for e in entries for token in e.tokens]], device=device),
         positions=position_row[None],
+        text_lengths=np.repeat([len(e.history) for e in entries], [len(e.tokens) for e in entries]),
         sample_rows=torch.tensor([row for _, row in sampling], device=device),
         sampled=[i for i, _ in sampling],
         cache=cache,

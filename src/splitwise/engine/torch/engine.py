@@ -1,6 +1,7 @@
 """The embedded engine: transformers' model code and weights over our paged cache.
 
 Life cycle of an iteration (``step``):
+0. A request whose text outgrows the keys that it has in the cache gets new ones (``rotation.py``).
 1. The work of all requests is laid out in one row of tokens, without padding (``batch.py``).
 2. transformers runs the model over that row; in each layer its attention call is ours
    (``attention.py``), which fills the cache and reports the layer.
@@ -17,7 +18,7 @@ import torch
 from splitwise.engine.base import Engine, LayerCallback, ModelInfo, Work
 from splitwise.engine.model_files import ModelFolder, read_model_info
 from splitwise.engine.sampling import Sample
-from splitwise.engine.torch.batch import make_batch
+from splitwise.engine.torch.batch import Batch, make_batch
 from splitwise.engine.torch.loading import load_network, put_on_cache
 from splitwise.engine.torch.memory import PagedCache
 from splitwise.engine.torch.sampler import sample
@@ -75,23 +76,35 @@ class TorchEngine(Engine):
         self.memory = cache.memory
         self._cache = cache
         self._device = network.device
-        self._network = put_on_cache(network, cache, info.name)
+        self._network, self._rotation = put_on_cache(network, cache, info.name)
 
     @torch.inference_mode()
     def step(
         self, work: Sequence[Work], on_layer: LayerCallback | None = None
     ) -> list[Sample | None]:
         samples: list[Sample | None] = [None] * len(work)
+        for entry in self._rotation.crossing(work):
+            before = replace(entry, tokens=entry.history[: entry.start], start=0, sample=False)
+            self._run(make_batch([before], self._cache, self._device, None))
         batch = make_batch(work, self._cache, self._device, on_layer)
-        inputs = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
-        if not batch.sampled:
-            self._network.base_model(**inputs, batch=batch)
+        logits = self._run(batch)
+        if logits is None:
             return samples
-        logits = self._network(**inputs, batch=batch, logits_to_keep=batch.sample_rows).logits[0]
         chosen = sample(logits, [work[i] for i in batch.sampled])
         for i, token in zip(batch.sampled, chosen, strict=True):
             samples[i] = token
         return samples
+
+    def _run(self, batch: Batch) -> torch.Tensor | None:
+        """The model over a batch: logits of the rows that want a token, ``[rows, vocabulary]``."""
+        inputs = {"input_ids": batch.tokens, "position_ids": batch.positions, "use_cache": False}
+        with self._rotation.of(batch):
+            if not batch.sampled:
+                self._network.base_model(**inputs, batch=batch)
+                return None
+            out = self._network(**inputs, batch=batch, logits_to_keep=batch.sample_rows)
+        logits: torch.Tensor = out.logits[0]
+        return logits
 
     def close(self) -> None:
         self._cache.close()

@@ -23,6 +23,7 @@ from splitwise.engine.torch.batch import make_batch
 from splitwise.engine.torch.cpu_layer import speed_up_rows
 from splitwise.engine.torch.cpu_modules import swap_modules
 from splitwise.engine.torch.memory import PagedCache
+from splitwise.engine.torch.rotation import Rotation, refuse_unknown
 
 _PROBE = [2, 3, 5, 7, 11, 13, 17, 19]
 _ALLOWED_ERROR = {2: 5e-2, 4: 1e-3, 8: 1e-6}  # by the bytes of a number
@@ -51,17 +52,25 @@ def load_network(
 
 
 @torch.inference_mode()
-def put_on_cache(network: Any, cache: PagedCache, name: str) -> Any:
+def put_on_cache(network: Any, cache: PagedCache, name: str) -> tuple[Any, Rotation]:
     """Make ``network`` compute over ``cache``; whoever held it as it was holds it no more.
 
     Raises:
         ModelError: it does not compute the same over the cache.
     """
     network.eval().requires_grad_(False)
-    on = network.device
+    on, allowed = network.device, _ALLOWED_ERROR[network.dtype.itemsize]
     tokens = torch.tensor([_PROBE], device=on) % network.config.vocab_size
     expected = network(tokens, use_cache=False).logits[0, -1]
+    depends_on_others = _error(_beside_a_far_token(network, tokens), expected) > allowed
     network.set_attn_implementation(attention.NAME)
+    rotation = Rotation(network)
+    if depends_on_others and not rotation.modules:
+        raise ModelError(
+            f"model {name!r} computes something else for a text beside a longer one, in a way that "
+            "is not known here; choose a model with a rope_type of transformers' own (default, "
+            "linear, dynamic, yarn, longrope, llama3)"
+        )
     if on.type == "cpu" and network.dtype == torch.float32:
         whole = make_batch([_work(_PROBE, 0, cache)], cache, on, None)
         swap_modules(network, whole, torch.get_num_threads())
@@ -70,14 +79,33 @@ def put_on_cache(network: Any, cache: PagedCache, name: str) -> Any:
         batch = make_batch([_work(piece, start, cache)], cache, on, None)
         ids = batch.tokens % network.config.vocab_size
         inputs = {"input_ids": ids, "position_ids": batch.positions, "use_cache": False}
-        logits = network(**inputs, batch=batch).logits[0, -1]
-    error = float((logits - expected).float().norm() / expected.float().norm())
-    if not error <= _ALLOWED_ERROR[network.dtype.itemsize]:
+        with rotation.of(batch):
+            logits = network(**inputs, batch=batch).logits[0, -1]
+    error = _error(logits, expected)
+    if not error <= allowed:
         raise ModelError(
             f"model {name!r} computes something else with a paged cache (relative error "
             f"{error:.1e}); its attention is not plain causal attention. Choose another model"
         )
-    return network
+    return network, rotation
+
+
+def _beside_a_far_token(network: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """The last logits of a text, with a token behind it that stands as far away as can be.
+
+    That token is seen by none of the text. Only a rotation by the longest position can let it
+    change what is computed.
+    """
+    count, far = tokens.shape[1], network.config.max_position_embeddings - 1
+    positions = torch.tensor([[*range(count), far]], device=tokens.device)
+    both = torch.cat([tokens, tokens[:, :1]], dim=1)
+    out = network(both, position_ids=positions, use_cache=False).logits
+    last: torch.Tensor = out[0, count - 1]
+    return last
+
+
+def _error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((logits - expected).float().norm() / expected.float().norm())
 
 
 def _check_architecture(folder: ModelFolder) -> Any:
@@ -88,9 +116,10 @@ def _check_architecture(folder: ModelFolder) -> Any:
             f"model {folder.name!r}: transformers' code for {config.model_type!r} does not use its "
             "attention interface; choose another architecture (Llama, Qwen, Mistral, Phi, ...)"
         )
+    refuse_unknown(config, folder.name)
     return config
 
 
 def _work(tokens: list[int], start: int, cache: PagedCache) -> Work:
     blocks = range(cache.layout.blocks_for(len(_PROBE)))
-    return Work(tokens, start, blocks, SamplingParams(), tokens, len(tokens))
+    return Work(tokens, start, blocks, SamplingParams(), _PROBE, len(_PROBE))
