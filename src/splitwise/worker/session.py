@@ -46,7 +46,8 @@ CONNECT_LIMIT_S: Final = 15.0
 STATUS_PERIOD_S: Final = 1.0
 CUT_OFF_S: Final = 10.0
 """How long the cluster scheduler's host may acknowledge nothing."""
-STOP_LIMIT_S: Final = 30.0
+PATIENCE_S: Final = 30.0
+"""How often a worker says that it still waits for its engine."""
 
 
 class WorkerError(Exception):
@@ -175,8 +176,8 @@ class Session:
                 return await Wire.dial(host, port, ToWorker)
         except (OSError, TimeoutError) as error:
             raise WorkerError(
-                f"--join {host}:{port}: no cluster scheduler answers there ({error}); "
-                "start the gateway first and name its worker port"
+                f"--join {host}:{port}: no cluster scheduler answers there "
+                f"({error or 'timed out'}); start the gateway first and name its worker port"
             ) from error
 
     async def _register(self, wire: Wire[ToWorker], receiver: KVReceiver) -> None:
@@ -223,9 +224,8 @@ class Session:
             self._inbox.put(Shutdown())
             for task in (listen, beat, stop):
                 task.cancel()
-            async with asyncio.timeout(STOP_LIMIT_S):
-                await asyncio.gather(listen, beat, stop, return_exceptions=True)
-                await engine
+            await asyncio.gather(listen, beat, stop, return_exceptions=True)
+            await _until_idle(engine)
         if not listen.cancelled():
             listen.result()
 
@@ -270,3 +270,12 @@ class Session:
                 message = self._inbox.get(block=False)
         except queue.Empty:
             return
+
+
+async def _until_idle(engine: "asyncio.Future[None]") -> None:
+    """Wait for the iteration that runs: until it ends the cache is the engine's, however long."""
+    while not engine.done():
+        await asyncio.wait([engine], timeout=PATIENCE_S)
+        if not engine.done():
+            log.warning("still waiting for the engine's iteration to end")
+    engine.result()
