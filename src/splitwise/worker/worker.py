@@ -15,6 +15,7 @@ from typing import Final
 
 from splitwise.collector import spare_collector
 from splitwise.engine.base import Engine
+from splitwise.engine.faulty import with_faults
 from splitwise.worker.session import SchedulerLost, Session, WorkerError, WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
     sys.setswitchinterval(THREAD_SWITCH_S)
     spare_collector()
     try:
-        uvloop.run(_run(engine, options))
+        uvloop.run(_run(with_faults(engine, options.machine_id), options))
     finally:
         engine.close()
 
