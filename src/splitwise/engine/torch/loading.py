@@ -24,6 +24,7 @@ from splitwise.engine.torch.cpu_layer import speed_up_rows
 from splitwise.engine.torch.cpu_modules import swap_modules
 from splitwise.engine.torch.memory import PagedCache
 from splitwise.engine.torch.rotation import Rotation, refuse_unknown
+from splitwise.engine.torch.weights import load_weights
 
 _PROBE = [2, 3, 5, 7, 11, 13, 17, 19]
 _ALLOWED_ERROR = {2: 5e-2, 4: 1e-3, 8: 1e-6}  # by the bytes of a number
@@ -38,7 +39,7 @@ def load_network(
     (vLLM's load format ``dummy``): for measuring models whose weights are not at hand.
 
     Raises:
-        ModelError: its architecture cannot work with our attention.
+        ModelError: its architecture cannot work with our attention, or its weights are not whole.
     """
     config = _check_architecture(folder)
     if random_weights:
@@ -47,8 +48,7 @@ def load_network(
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
     if not sys.stderr.isatty():
         disable_progress_bar()
-    network: Any = AutoModelForCausalLM.from_pretrained(folder.path, dtype=dtype)
-    return network.to(device)
+    return load_weights(folder, dtype).to(device)
 
 
 @torch.inference_mode()
