@@ -15,7 +15,7 @@ from splitwise.observe.metrics import Metrics
 from splitwise.protocol.generation import GenerationRequest
 from splitwise.scheduling.pool import Pool
 from splitwise.worker import session
-from splitwise.worker.session import WorkerOptions
+from splitwise.worker.options import WorkerOptions
 from splitwise.worker.worker import _run
 
 KEY = "a key"

@@ -103,7 +103,7 @@ def worker(
     from splitwise.engine.model_files import ModelFolder, resolve_model
     from splitwise.engine.null.engine import NullEngine, null_model
     from splitwise.worker.machine import MachineLimits
-    from splitwise.worker.session import WorkerError, WorkerOptions
+    from splitwise.worker.options import WorkerError, WorkerOptions
     from splitwise.worker.worker import run_worker
 
     try:

@@ -2,6 +2,8 @@
 
 - ``worker``: the process, over all its sessions
 - ``session``: from the dial to the end of the control connection
-- ``machine``: the machine-level scheduler; ``task`` is what it runs
+- ``runner``: what a session drives, whatever kind of engine is behind it
+- ``engine_runner``: one with our own machine-level scheduler (``machine``; ``task`` is what that
+  runs) on an engine's thread
 - ``outbox``: what the machine says, from any thread
 """

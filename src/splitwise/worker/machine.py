@@ -54,11 +54,11 @@ from splitwise.transfer import (
     Released,
     Sent,
 )
+from splitwise.worker.runner import Command
 from splitwise.worker.task import Task, TaskState
 
 log = logging.getLogger(__name__)
 
-Command = RunPrompt | Expect | Cancel
 TransferEvent = Arrived | Released | Sent | Cancelled | Failed
 
 

@@ -16,7 +16,10 @@ from typing import Final
 from splitwise.collector import spare_collector
 from splitwise.engine.base import Engine
 from splitwise.engine.faulty import with_faults
-from splitwise.worker.session import SchedulerLost, Session, WorkerError, WorkerOptions
+from splitwise.worker.engine_runner import opens_engine
+from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
+from splitwise.worker.runner import OpenRunner
+from splitwise.worker.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,8 @@ that a cancel or a transfer does not wait for it."""
 class Worker:
     """One machine's process."""
 
-    def __init__(self, engine: Engine, options: WorkerOptions) -> None:
-        self._engine = engine
+    def __init__(self, open_runner: OpenRunner, options: WorkerOptions) -> None:
+        self._open_runner = open_runner
         self._options = options
         self._session: Session | None = None
         self._leaving = asyncio.Event()
@@ -46,7 +49,7 @@ class Worker:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         patience_ends_s = 0.0
         while not self._leaving.is_set():
-            self._session = Session(self._engine, self._options)
+            self._session = Session(self._open_runner, self._options)
             try:
                 return await self._session.run()
             except SchedulerLost as lost:
@@ -97,4 +100,4 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
 
 
 async def _run(engine: Engine, options: WorkerOptions) -> None:
-    await Worker(engine, options).run()
+    await Worker(opens_engine(engine, options), options).run()

@@ -1,0 +1,39 @@
+"""How a worker is to run its machine, and what it says when it cannot."""
+
+import msgspec
+
+from splitwise.scheduling.pool import Pool
+from splitwise.worker.machine import MachineLimits
+
+
+class WorkerError(Exception):
+    """The worker cannot run; the message says why and what to do."""
+
+
+class SchedulerLost(WorkerError):
+    """The worker was part of the cluster, and its scheduler is gone."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """How a worker is to run its machine."""
+
+    machine_id: str
+    pool: Pool
+    join_host: str
+    join_port: int
+    cluster_key: str
+    host: str = "127.0.0.1"
+    """Where this machine takes caches in."""
+    transfer_port: int = 0
+    """The port for that; 0 picks a free one."""
+    announce: tuple[str, int] | None = None
+    """The address under which others dial that, where it is another."""
+    rejoin_s: float = 0.0
+    """How long to dial again when the cluster scheduler is lost."""
+    transport: str | None = None
+    """Force this transport; None chooses by what both ends can do."""
+    checksum: bool = False
+    cores: list[int] = []
+    """Where the engine's thread stays, so that workers on one host do not fight over cores; empty
+    lets it roam. Transfers and control messages take whichever core is idle."""
+    limits: MachineLimits = MachineLimits()
