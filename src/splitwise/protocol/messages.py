@@ -70,6 +70,8 @@ class TaskSpec(msgspec.Struct):
     stop_token_ids: list[int]
     priority: int = 0
     number: int = 0
+    alone: bool = False
+    """Its prompt runs in an iteration of its own: others failed with it, or because of it."""
 
 
 class RunPrompt(msgspec.Struct, tag=True):
@@ -128,6 +130,8 @@ class TaskFailed(msgspec.Struct, tag=True):
     reason: str
     in_transfer: bool
     """Whether its cache did not arrive; else the engine failed."""
+    in_company: bool = False
+    """Whether others were in the iteration that failed, so that it may have been them."""
 
 
 class Preempted(msgspec.Struct, tag=True):

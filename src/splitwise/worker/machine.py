@@ -13,16 +13,17 @@ The life of a task here (states: ``TaskState``):
    reserved and promised to the prompt machine it is EXPECTED.
 5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration, but for those that
    prompts preempt (``_decodes``).
-6. A stop token, the length, a cancel, a failure or a preemption ends it. ``_free`` gives the
-   blocks back, once; where a transfer might still touch them the task waits as RELEASING for the
-   transfer's word. A transfer that was begun or expected gives exactly one such word.
+6. A stop token, the length, a cancel, a failure or a preemption ends it. An iteration that fails
+   ends its prompts; decodes keep their caches and are tried again (``isolation``). ``_free`` gives
+   the blocks back, once; where a transfer might still touch them the task waits as RELEASING for
+   the transfer's word. A transfer that was begun or expected gives exactly one such word.
 
 Everything runs on one thread, the engine's. ``handle`` and ``iterate`` are called in turn.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import msgspec
@@ -43,7 +44,7 @@ from splitwise.protocol.messages import (
     TaskSpec,
     Transferred,
 )
-from splitwise.scheduling import batching
+from splitwise.scheduling import batching, isolation
 from splitwise.transfer import (
     Arrived,
     Cancelled,
@@ -56,6 +57,7 @@ from splitwise.transfer import (
 )
 from splitwise.worker.runner import Command
 from splitwise.worker.task import Task, TaskState
+from splitwise.worker.trial import EngineFailed, try_engine
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,8 @@ class Machine:
         self._prompts: deque[Task] = deque()
         self._newcomers: deque[Task] = deque()
         self._running: list[Task] = []
+        self._trials: deque[Sequence[Task]] = deque()
+        """Decodes of iterations that failed, each to be run again by itself (``_isolate``)."""
         self._arrivals = 0
         self._cancelled: set[int] = set()
 
@@ -283,11 +287,16 @@ class Machine:
     # Iterations.
 
     def iterate(self) -> bool:
-        """Run one iteration; False if there was nothing that could run."""
+        """Run one iteration; False if there was nothing that could run.
+
+        Raises:
+            EngineFailed: the engine cannot run anything any more.
+        """
         self._grow()
-        prompts = self._start_prompts()
-        decodes = self._decodes(prompts)
-        batch = prompts + decodes
+        decodes = self._next_trial()
+        prompts = [] if decodes else self._start_prompts()
+        decodes = decodes or self._decodes(prompts)
+        batch = [*prompts, *decodes]
         if not batch:
             return False
         try:
@@ -298,23 +307,43 @@ class Machine:
             return True
         except Exception as error:
             log.exception("iteration of %d requests failed", len(batch))
-            self._fail_batch(batch, f"engine failed: {error}")
+            # Its words alone: the error holds on to all that the iteration had in memory.
+            failure = f"{type(error).__name__}: {error}"
+        else:
+            self._finish_iteration(batch, samples)
             return True
-        self._finish_iteration(batch, samples)
+        self._isolate(prompts, decodes, failure)
         return True
+
+    def _next_trial(self) -> Sequence[Task]:
+        """The decodes that are to be tried next by themselves, if any still run."""
+        while self._trials:
+            group = [task for task in self._trials.popleft() if self._is_here(task)]
+            if group:
+                return group
+        return []
+
+    def _is_here(self, task: Task) -> bool:
+        """Whether the task has not been cancelled or preempted meanwhile."""
+        return self._tasks.get(task.id) is task
 
     def _start_prompts(self) -> list[Task]:
         """Move the prompts of the next iteration out of the queue and give them blocks."""
         if not self._prompts:
             return []
         limits = self._limits
-        lengths = [len(task.history) for task in islice(self._prompts, limits.batch_requests)]
+        aged = self._order_running()
+        if aged and self._prompts[0].spec.alone:
+            return []
+        head = list(islice(self._prompts, limits.batch_requests))
+        head = head[: isolation.count_company([task.spec.alone for task in head])]
+        lengths = [len(task.history) for task in head]
         needed = [self._engine.layout.blocks_for(tokens) for tokens in lengths]
         count = batching.count_prompts(
             lengths,
             needed,
             self._pool.free_count - len(self._running),
-            self._order_running(),
+            aged,
             limits.batch_requests,
             limits.prompt_batch_tokens,
         )
@@ -354,6 +383,8 @@ class Machine:
             self._limits.batch_requests,
             self._limits.prompt_batch_tokens,
         )
+        if prompts and prompts[0].spec.alone:
+            places = 0
         seated = self._running[:places]
         for task in seated:
             task.has_place, task.skips = True, 0
@@ -361,10 +392,10 @@ class Machine:
             task.skips += task.has_place
         return seated
 
-    def _step(self, prompts: list[Task], decodes: list[Task]) -> list[Sample]:
+    def _step(self, prompts: Sequence[Task], decodes: Sequence[Task]) -> list[Sample]:
         works: list[Work] = [task.prompt_work() for task in prompts]
         works += [task.token_work() for task in decodes]
-        on_layer = self._layer_callback(prompts + decodes) if prompts else None
+        on_layer = self._layer_callback([*prompts, *decodes]) if prompts else None
         samples = self._engine.step(works, on_layer)
         return [sample for sample in samples if sample is not None]
 
@@ -411,7 +442,43 @@ class Machine:
         task.state = TaskState.SENDING
         self._sender.finish(task.transfer_id, msgspec.msgpack.encode(task.history[-1]))
 
-    def _fail_batch(self, batch: list[Task], reason: str) -> None:
-        for task in batch:
-            self._emit(TaskFailed(task.id, reason, in_transfer=False))
-            self._cancel(task.id)
+    # An iteration that failed.
+
+    def _isolate(self, prompts: Sequence[Task], decodes: Sequence[Task], failure: str) -> None:
+        """Find out what an iteration failed of, by steps (``scheduling.isolation``).
+
+        Raises:
+            EngineFailed: it is the engine.
+        """
+        reason = f"engine failed: {failure}"
+        in_company = len(prompts) + len(decodes) > 1
+        try:
+            self._try_engine(prompts, failure)
+        except EngineFailed:
+            self._fail([*prompts, *decodes], reason, in_company)
+            raise
+        if prompts:
+            self._fail(prompts, reason, in_company)
+            self._trials.append(decodes)
+        elif in_company:
+            self._trials.extendleft(isolation.halves(decodes))
+        else:
+            self._fail(decodes, reason, in_company)
+
+    def _try_engine(self, prompts: Sequence[Task], failure: str) -> None:
+        if prompts:  # they are given up, and their caches with them
+            try_engine(self._engine, prompts[0].blocks[0], failure)
+            return
+        if self._pool.free_count == 0:
+            self._preempt_last()
+        [block] = self._pool.allocate(1) or []
+        try:
+            try_engine(self._engine, block, failure)
+        finally:
+            self._pool.free([block])
+
+    def _fail(self, tasks: Sequence[Task], reason: str, in_company: bool) -> None:
+        for task in tasks:
+            if self._is_here(task):
+                self._emit(TaskFailed(task.id, reason, in_transfer=False, in_company=in_company))
+                self._cancel(task.id)

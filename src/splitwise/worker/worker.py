@@ -20,6 +20,7 @@ from splitwise.worker.engine_runner import opens_engine
 from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
 from splitwise.worker.runner import OpenRunner
 from splitwise.worker.session import Session
+from splitwise.worker.trial import EngineFailed
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Worker:
 
         Raises:
             WorkerError: the cluster scheduler cannot be reached, refuses this machine, or is gone
-                for longer than ``rejoin_s``.
+                for longer than ``rejoin_s``; or the engine fails whatever it is given.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
@@ -52,6 +53,8 @@ class Worker:
             self._session = Session(self._open_runner, self._options)
             try:
                 return await self._session.run()
+            except EngineFailed as failed:
+                raise WorkerError(str(failed)) from failed
             except SchedulerLost as lost:
                 patience_ends_s = _now_s() + self._options.rejoin_s
                 reason = str(lost)
