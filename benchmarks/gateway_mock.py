@@ -17,7 +17,8 @@ import uvloop
 from common import milliseconds
 from front_client import closed_loop, open_loop, post
 from processes import cpu_s
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.limits import ClusterLimits
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.collector import spare_collector
 from splitwise.engine.base import ModelInfo

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import msgspec
 
 from common import percentile
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.observe.metrics import Metrics

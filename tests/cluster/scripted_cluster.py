@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.limits import ClusterLimits
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.protocol.generation import FinishReason, GenerationRequest

@@ -6,7 +6,7 @@ import time
 import pytest
 from scripted_cluster import STOP, Link, ScriptedCluster, request
 
-from splitwise.cluster.scheduler import ClusterLimits
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.engine.base import ModelInfo
 from splitwise.protocol.generation import (
     FinishReason,

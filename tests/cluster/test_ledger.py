@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_cluster import ScriptedCluster, request
 
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.pools import PoolError
 from splitwise.cluster.request import LiveRequest, RequestState
-from splitwise.cluster.scheduler import ClusterLimits
 from splitwise.protocol.generation import Overloaded
 from splitwise.protocol.messages import Preempted, TaskFailed
 from splitwise.scheduling.placement import is_idle

@@ -3,8 +3,8 @@
 import pytest
 from scripted_cluster import STOP, ScriptedCluster, request
 
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest, RequestState
-from splitwise.cluster.scheduler import ClusterLimits
 from splitwise.protocol.generation import Overloaded, Unavailable
 from splitwise.protocol.messages import Preempted, RunPrompt
 from splitwise.scheduling.pool import Pool

@@ -9,8 +9,9 @@ import pytest
 from machine_rig import VOCABULARY, Rig, run_until, tiny_folder
 from scripted_cluster import Counters
 
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest, RequestState
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
 from splitwise.protocol.generation import GenerationRequest

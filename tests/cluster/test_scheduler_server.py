@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from scripted_cluster import MODEL, Counters, Link
 
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.limits import ClusterLimits
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.protocol.messages import (
     Challenge,

@@ -19,7 +19,8 @@ from holdings import Holdings
 from mutations import body_of, framed
 from scripted_cluster import MODEL, Link, ScriptedCluster, request
 
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.limits import ClusterLimits
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.observe.metrics import Metrics

@@ -85,5 +85,5 @@ def test_a_worker_of_it_starts_without_torch() -> None:
 
 
 def test_an_engine_that_is_none_is_named() -> None:
-    with pytest.raises(ServerError, match="--engine 'steam'"), running_server("--engine=steam"):
+    with pytest.raises(ServerError, match="--engine"), running_server("--engine=steam"):
         pass

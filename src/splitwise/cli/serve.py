@@ -13,25 +13,14 @@ from rich.console import Console
 from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
-from splitwise.cli.worker import is_null
-from splitwise.cli.worker_options import (
-    BatchRequests,
-    Checksum,
-    Device,
-    DType,
-    EngineName,
-    KVCacheGib,
-    LoadFormat,
-    NullIterationS,
-    NullPromptTokenS,
-    OnePieceBelow,
-    PromptBatchTokens,
-    Threads,
-    Transport,
-)
+from splitwise.cli.settings import to_arguments, with_settings
+from splitwise.cli.worker_settings import WorkerSettings
+from splitwise.cluster.limits import ClusterLimits
+from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.scheduling.pool import Pool
 
 
+@with_settings
 def serve(
     model: Annotated[
         str | None,
@@ -39,6 +28,7 @@ def serve(
             help="Hugging Face folder or name, or GGUF file; default SmolLM2-135M-Instruct."
         ),
     ] = None,
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     prompt: Annotated[
@@ -83,38 +73,8 @@ def serve(
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the model in the API.")
     ] = None,
-    device: Device = "cpu",
-    dtype: DType = "auto",
-    load_format: LoadFormat = "auto",
-    engine: EngineName = "torch",
-    null_prompt_token_s: NullPromptTokenS = 0.0,
-    null_iteration_s: NullIterationS = 0.0,
-    threads: Threads = 1,
-    kv_cache_gib: KVCacheGib = 2.0,
-    transport: Transport = "auto",
-    checksum: Checksum = False,
-    one_piece_below: OnePieceBelow = 512,
-    change_roles: Annotated[
-        bool, typer.Option(help="Pull machines of one pool to the other's help while it is short.")
-    ] = True,
-    queue_threshold: Annotated[
-        int, typer.Option(min=1, help="Pending tokens past which a prompt queue counts as long.")
-    ] = 8192,
-    prompt_batch_tokens: PromptBatchTokens = 2048,
-    batch_requests: BatchRequests = 512,
-    max_waiting_requests: Annotated[
-        int, typer.Option(min=1, help="Requests without a first token beyond which 429 is said.")
-    ] = 1024,
-    max_wait_s: Annotated[
-        float, typer.Option(min=0, help="Time for a request to find room on a machine, else 503.")
-    ] = 600.0,
-    max_wait_for_machine_s: Annotated[
-        float, typer.Option(min=0, help="The same while no machine takes requests.")
-    ] = 30.0,
-    max_failures: Annotated[
-        int,
-        typer.Option(min=1, help="Failures of a request in a row, without progress, then 500."),
-    ] = 8,
+    workers: WorkerSettings,
+    cluster: ClusterLimits,
     api_keys: Annotated[
         Path | None,
         typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
@@ -126,27 +86,7 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option(help="PEM file of its key, not encrypted.")
     ] = None,
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Open HTTP connections beyond which 503 is said.")
-    ] = 8192,
-    max_body_bytes: Annotated[
-        int, typer.Option(min=1, help="Size of a request beyond which 413 is said.")
-    ] = 4 * 1024 * 1024,
-    max_header_bytes: Annotated[
-        int, typer.Option(min=512, help="Size of its headers beyond which 431 is said.")
-    ] = 32 * 1024,
-    header_timeout_s: Annotated[
-        float, typer.Option(min=0.1, help="Time for the headers to arrive, else 408.")
-    ] = 20.0,
-    body_timeout_s: Annotated[
-        float, typer.Option(min=0.1, help="Time for the body to arrive, else 408.")
-    ] = 30.0,
-    max_request_s: Annotated[
-        float, typer.Option(min=0.1, help="Time for a request, beyond which it gets 504.")
-    ] = 3600.0,
-    drain_s: Annotated[
-        float, typer.Option(min=0, help="Time for running requests to end after SIGTERM.")
-    ] = 30.0,
+    http: HttpLimits,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -160,24 +100,22 @@ def serve(
     del config  # Its values have arrived as the other options' defaults.
     set_up_logging()
     machines = _machines(prompt, token, mixed, external_workers)
-    is_ray = _is_ray(launcher, device)
+    is_ray = _is_ray(launcher, workers.device)
 
     import uvloop
 
     from splitwise.cli.access import read_access
-    from splitwise.cluster.scheduler import ClusterLimits
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
     from splitwise.engine.null.engine import null_model
     from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
-    from splitwise.gateway.http.exchange import HttpLimits
     from splitwise.gateway.process import Gateway, ServeOptions
     from splitwise.launch.launcher import LaunchError, LocalLauncher
     from splitwise.launch.ray_launcher import RayLauncher, RayOptions, connect, read_needs
 
     access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
     try:
-        is_built_in = is_null(engine) and model is None
+        is_built_in = workers.engine == "null" and model is None
         folder = null_model() if is_built_in else resolve_model(model)
         options = ServeOptions(
             host=host,
@@ -189,41 +127,15 @@ def serve(
             scheduler_host=scheduler_host,
             scheduler_port=scheduler_port,
             cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),
-            threads=threads,
+            threads=workers.threads,
             served_model_name=served_model_name,
             worker_arguments=[
                 f"--model={folder.path.absolute()}",
                 f"--model-name={folder.name}",
-                f"--device={device}",
-                f"--dtype={dtype}",
-                f"--load-format={load_format}",
-                f"--engine={engine}",
-                f"--null-prompt-token-s={null_prompt_token_s}",
-                f"--null-iteration-s={null_iteration_s}",
-                f"--kv-cache-gib={kv_cache_gib}",
-                f"--transport={transport}",
-                *(["--checksum"] if checksum else []),
-                f"--one-piece-below={one_piece_below}",
-                f"--prompt-batch-tokens={prompt_batch_tokens}",
-                f"--batch-requests={batch_requests}",
+                *to_arguments(workers),
             ],
-            cluster=ClusterLimits(
-                max_waiting_requests=max_waiting_requests,
-                max_wait_s=max_wait_s,
-                max_wait_for_machine_s=max_wait_for_machine_s,
-                max_failures=max_failures,
-                change_roles=change_roles,
-                prompt_queue_threshold_tokens=queue_threshold,
-            ),
-            http=HttpLimits(
-                max_body_bytes=max_body_bytes,
-                max_header_bytes=max_header_bytes,
-                header_timeout_s=header_timeout_s,
-                body_timeout_s=body_timeout_s,
-                max_request_s=max_request_s,
-                drain_s=drain_s,
-                max_connections=max_connections,
-            ),
+            cluster=cluster,
+            http=http,
             access=access,
             admin_key=os.environ.get(ADMIN_KEY_VARIABLE, ""),
         )
@@ -234,7 +146,7 @@ def serve(
                 Pool.TOKEN: read_needs("--ray-token", ray_token),
                 Pool.MIXED: read_needs("--ray-mixed", ray_mixed),
             },
-            gpus=0 if device == "cpu" else 1,
+            gpus=0 if workers.device == "cpu" else 1,
             placement_limit_s=ray_placement_s,
         )
         # A spinner on a terminal, nothing elsewhere.

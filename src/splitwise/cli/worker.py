@@ -8,31 +8,19 @@ import typer
 
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
-from splitwise.cli.worker_options import (
-    BatchRequests,
-    Checksum,
-    Device,
-    DType,
-    EngineName,
-    KVCacheGib,
-    LoadFormat,
-    NullIterationS,
-    NullPromptTokenS,
-    OnePieceBelow,
-    PromptBatchTokens,
-    Threads,
-    Transport,
-)
+from splitwise.cli.settings import with_settings
+from splitwise.cli.worker_settings import WorkerSettings
 from splitwise.scheduling.pool import POOL_NAMES
 
 if TYPE_CHECKING:
     import torch
 
     from splitwise.engine.base import Engine
-    from splitwise.engine.model_files import ModelFolder
 
 
+@with_settings
 def worker(
+    *,
     join: Annotated[str, typer.Option(help="HOST:PORT of the cluster scheduler.")],
     model: Annotated[
         str | None,
@@ -74,20 +62,8 @@ def worker(
         ),
     ] = "",
     rank: Annotated[int, typer.Option(help="Number of this worker; picks its GPU.")] = 0,
-    device: Device = "cpu",
-    dtype: DType = "auto",
-    load_format: LoadFormat = "auto",
-    engine: EngineName = "torch",
-    null_prompt_token_s: NullPromptTokenS = 0.0,
-    null_iteration_s: NullIterationS = 0.0,
-    threads: Threads = 1,
     cores: Annotated[str, typer.Option(help="Cores for the engine, such as 0,1.")] = "",
-    kv_cache_gib: KVCacheGib = 2.0,
-    transport: Transport = "auto",
-    checksum: Checksum = False,
-    prompt_batch_tokens: PromptBatchTokens = 2048,
-    batch_requests: BatchRequests = 512,
-    one_piece_below: OnePieceBelow = 512,
+    settings: WorkerSettings,
 ) -> None:
     """Run one machine of a cluster; the cluster key is taken from SPLITWISE_CLUSTER_KEY."""
     set_up_logging(machine_id)
@@ -100,27 +76,14 @@ def worker(
     host = host or _own_address(join_host, join_port)
 
     from splitwise.engine.errors import ModelError
-    from splitwise.engine.model_files import ModelFolder, resolve_model
-    from splitwise.engine.null.engine import NullEngine, null_model
     from splitwise.worker.machine import MachineLimits
     from splitwise.worker.options import WorkerError, WorkerOptions
     from splitwise.worker.worker import run_worker
 
     try:
-        is_built_in = is_null(engine) and model is None
-        found = null_model() if is_built_in else resolve_model(model)
-        folder = ModelFolder(found.path, model_name or found.name)
         # ValueError says which argument the engine or the transfer cannot work with.
-        cache_memory_bytes = int(kv_cache_gib * 2**30)
-        runs: Engine
-        if is_null(engine):
-            runs = NullEngine(folder, cache_memory_bytes, null_prompt_token_s, null_iteration_s)
-        else:
-            runs = _torch_engine(
-                folder, cache_memory_bytes, device, rank, dtype, load_format, threads
-            )
         run_worker(
-            runs,
+            _engine(model, model_name, rank, settings),
             WorkerOptions(
                 machine_id=machine_id or f"{role}-{socket.gethostname()}",
                 pool=POOL_NAMES[role],
@@ -131,13 +94,13 @@ def worker(
                 transfer_port=transfer_port,
                 announce=_address("--announce", announce) if announce else None,
                 rejoin_s=rejoin_s,
-                transport=None if transport == "auto" else transport,
-                checksum=checksum,
+                transport=None if settings.transport == "auto" else settings.transport,
+                checksum=settings.checksum,
                 cores=[int(core) for core in cores.split(",") if core],
                 limits=MachineLimits(
-                    prompt_batch_tokens=prompt_batch_tokens,
-                    batch_requests=batch_requests,
-                    one_piece_below_tokens=one_piece_below,
+                    prompt_batch_tokens=settings.prompt_batch_tokens,
+                    batch_requests=settings.batch_requests,
+                    one_piece_below_tokens=settings.one_piece_below,
                 ),
             ),
         )
@@ -162,36 +125,33 @@ def _own_address(join_host: str, join_port: int) -> str:
         fail(f"--join {join_host}:{join_port}: no way leads there ({error})")
 
 
-def _torch_engine(
-    folder: "ModelFolder",
-    cache_memory_bytes: int,
-    device: str,
-    rank: int,
-    dtype: str,
-    load_format: str,
-    threads: int,
-) -> "Engine":
+def _engine(model: str | None, model_name: str, rank: int, settings: WorkerSettings) -> "Engine":
+    """
+    Raises:
+        ModelError: there is no such model, or it cannot be served.
+        ValueError: the engine cannot work with a setting.
+    """
+    from splitwise.engine.model_files import ModelFolder, resolve_model
+    from splitwise.engine.null.engine import NullEngine, null_model
+
+    is_null = settings.engine == "null"
+    found = null_model() if is_null and model is None else resolve_model(model)
+    folder = ModelFolder(found.path, model_name or found.name)
+    cache_memory_bytes = int(settings.kv_cache_gib * 2**30)
+    if is_null:
+        return NullEngine(
+            folder, cache_memory_bytes, settings.null_prompt_token_s, settings.null_iteration_s
+        )
     from splitwise.engine.torch.engine import TorchEngine
 
     return TorchEngine(
         folder,
         cache_memory_bytes,
-        device=device_of(device, rank),
-        dtype=dtype_of(dtype),
-        threads=threads,
-        random_weights=is_dummy(load_format),
+        device=device_of(settings.device, rank),
+        dtype=dtype_of(settings.dtype),
+        threads=settings.threads,
+        random_weights=settings.load_format == "dummy",
     )
-
-
-def is_null(engine: str) -> bool:
-    """Whether the engine without a model is asked for.
-
-    Raises:
-        ValueError: neither ``torch`` nor ``null``.
-    """
-    if engine not in ("torch", "null"):
-        raise ValueError(f"--engine {engine!r}: choose torch or null")
-    return engine == "null"
 
 
 def device_of(name: str, rank: int) -> str:
@@ -214,27 +174,9 @@ def device_of(name: str, rank: int) -> str:
     return f"cuda:{number}"
 
 
-def is_dummy(load_format: str) -> bool:
-    """Whether weights are to be drawn instead of read.
-
-    Raises:
-        ValueError: neither ``auto`` nor ``dummy``.
-    """
-    if load_format not in ("auto", "dummy"):
-        raise ValueError(f"--load-format {load_format!r}: choose auto or dummy")
-    return load_format == "dummy"
-
-
 def dtype_of(name: str) -> "torch.dtype | None":
-    """The torch type of that name; None, the device's usual one, for ``auto``.
-
-    Raises:
-        ValueError: not a type that models run in.
-    """
+    """The torch type of that name; None, the device's usual one, for ``auto``."""
     import torch
 
-    known = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-    known["float16"] = torch.float16
-    if name not in known:
-        raise ValueError(f"--dtype {name!r}: choose from {', '.join(known)}")
-    return known[name]
+    dtype: torch.dtype | None = None if name == "auto" else getattr(torch, name)
+    return dtype

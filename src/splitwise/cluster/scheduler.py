@@ -28,9 +28,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
 
-import msgspec
-
 from splitwise.cluster.ledger import Ledger
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.pools import PoolMetrics, Pools
 from splitwise.cluster.rate import RateMeter
 from splitwise.cluster.request import LiveRequest, RequestState
@@ -60,31 +59,10 @@ from splitwise.protocol.messages import (
 )
 from splitwise.scheduling import admission
 from splitwise.scheduling.fair_queue import FairQueue
-from splitwise.scheduling.placement import (
-    PROMPT_QUEUE_THRESHOLD_TOKENS,
-    can_serve,
-    place_if_room,
-)
+from splitwise.scheduling.placement import can_serve, place_if_room
 from splitwise.scheduling.ranking import NOBODY
 
 log = logging.getLogger(__name__)
-
-
-class ClusterLimits(msgspec.Struct, frozen=True):
-    """Bounds of admission and placement."""
-
-    max_waiting_requests: int = admission.MAX_WAITING_REQUESTS
-    max_wait_s: float = 600.0
-    """How long a request may wait for room on a machine, whatever its priority. OpenAI's clients
-    give up by then."""
-    max_wait_for_machine_s: float = 30.0
-    """How long it may while no machine takes requests."""
-    max_failures: int = 8
-    """Failed attempts in a row, without progress, after which a request is given up: it may be what
-    its machines failed of. Preemptions do not count."""
-    prompt_queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
-    change_roles: bool = True
-    """Whether machines of the other pool are pulled into the mixed pool where one is short."""
 
 
 class ClusterMetrics(PoolMetrics, Protocol):

@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import msgspec
 
-from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
+from splitwise.cluster.limits import ClusterLimits
+from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.collector import spare_collector
 from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids

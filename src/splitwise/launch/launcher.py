@@ -136,7 +136,6 @@ def worker_command(spec: WorkerSpec) -> list[str]:
         "worker",
         f"--machine-id={spec.machine_id}",
         f"--role={spec.pool.label}",
-        f"--threads={spec.threads}",
         f"--cores={','.join(map(str, spec.cores))}",
         "--rejoin-s=0",  # it ends with its gateway
         *spec.arguments,

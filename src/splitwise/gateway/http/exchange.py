@@ -15,9 +15,10 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from itertools import count
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,23 +36,36 @@ _numbers = count()
 
 
 class HttpLimits(msgspec.Struct, frozen=True):
-    """Bounds on what a client may send and how long it may take."""
+    """Bounds on what a client may send and how long it may take. A field with a description is an
+    option of ``splitwise serve``."""
 
-    max_body_bytes: int = 4 * 1024 * 1024
-    max_header_bytes: int = 32 * 1024
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Open HTTP connections beyond which 503 is said.")
+    ] = 8192
+    """A bound on file descriptors."""
+    max_body_bytes: Annotated[
+        int, Meta(ge=1, description="Size of a request beyond which 413 is said.")
+    ] = 4 * 1024 * 1024
+    max_header_bytes: Annotated[
+        int, Meta(ge=512, description="Size of its headers beyond which 431 is said.")
+    ] = 32 * 1024
     """Of the request line and the headers together."""
-    header_timeout_s: float = 20.0
-    """For the head of a request to arrive, from the connection's start or its first byte."""
-    body_timeout_s: float = 30.0
-    """For the whole body to arrive."""
+    header_timeout_s: Annotated[
+        float, Meta(ge=0.1, description="Time for the headers to arrive, else 408.")
+    ] = 20.0
+    """From the connection's start or a request's first byte."""
+    body_timeout_s: Annotated[
+        float, Meta(ge=0.1, description="Time for the body to arrive, else 408.")
+    ] = 30.0
     send_timeout_s: float = 60.0
     """For a client to take some of what was sent to it."""
-    max_request_s: float = 3600.0
-    """For the whole exchange. A client may set a shorter time, not a longer one."""
-    drain_s: float = 30.0
-    """For running exchanges to end after ``stop``."""
-    max_connections: int = 8192
-    """Beyond it the server answers 503 at once: a bound on file descriptors."""
+    max_request_s: Annotated[
+        float, Meta(ge=0.1, description="Time for a request, beyond which it gets 504.")
+    ] = 3600.0
+    """A client may set a shorter time, not a longer one."""
+    drain_s: Annotated[
+        float, Meta(ge=0, description="Time for running requests to end after SIGTERM.")
+    ] = 30.0
     max_stop_strings: int = 16
     max_stop_string_chars: int = 256
     max_stop_token_ids: int = 256

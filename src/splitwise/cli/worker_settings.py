@@ -1,0 +1,55 @@
+"""What ``serve`` and ``worker`` are told alike: ``serve`` passes it on to the workers it starts."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine's settings. A field added here is an option of both commands and passed on
+    (``settings``)."""
+
+    device: Annotated[str, Meta(description="cpu, cuda or cuda:N.")] = "cpu"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], Meta(description="Of the weights.")
+    ] = "auto"
+    load_format: Annotated[
+        Literal["auto", "dummy"],
+        Meta(description="dummy: random weights, to measure without any."),
+    ] = "auto"
+    engine: Annotated[
+        Literal["torch", "null"],
+        Meta(description="null: fixed times and no model, to measure the rest."),
+    ] = "torch"
+    null_prompt_token_s: Annotated[
+        float,
+        Meta(ge=0, description="Null engine: seconds a prompt token, and a token beside prompts."),
+    ] = 0.0
+    null_iteration_s: Annotated[
+        float, Meta(ge=0, description="Null engine: seconds an iteration without prompts.")
+    ] = 0.0
+    threads: Annotated[int, Meta(ge=1, description="CPU threads a worker.")] = 1
+    kv_cache_gib: Annotated[
+        float, Meta(ge=1e-6, description="KV cache memory a worker, taken when first used.")
+    ] = 2.0
+    transport: Annotated[
+        Literal["auto", "shared_memory", "tcp", "cuda_ipc", "nixl"],
+        Meta(description="How caches travel; auto: as both ends can."),
+    ] = "auto"
+    checksum: Annotated[bool, Meta(description="Verify every transferred cache.")] = False
+    one_piece_below: Annotated[
+        int,
+        Meta(ge=0, description="Transfer prompts of fewer tokens in one piece, not by layer."),
+    ] = 512
+    prompt_batch_tokens: Annotated[
+        int, Meta(ge=1, description="Tokens a batch: of prompts, and decodes beside them.")
+    ] = 2048
+    batch_requests: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Requests a batch.",
+            extra={"flags": ("--batch-requests", "--max-num-seqs")},
+        ),
+    ] = 512
