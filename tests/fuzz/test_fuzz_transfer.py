@@ -30,6 +30,7 @@ from splitwise.transfer.frames import (
     Grant,
     Hello,
     Message,
+    Progress,
     Proof,
     Revoke,
     Stopped,
@@ -123,6 +124,7 @@ class Attack:
             Done(number, b"\x07", 0, 1, 0.1, 5.0, self.draw.choice((None, [1, 2, 3, 4]))),
             Done(number, b"", 10, 1, 0.1),
             Stopped(number, "enough"),
+            Progress(number, self.draw.choice((0, 10, 2**63 - 1))),
             Revoke(number, "no"),
             Hello("bad", b"n" * 32, LAYOUT, "tcp"),
         )

@@ -21,7 +21,7 @@ from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, Sent
 from splitwise.transfer.address import ReceiverAddress, host_identity
 
 LAYOUT = CacheLayout(layers=6, blocks=32, block_tokens=16, block_bytes=65_536)
-SHORT = Deadlines(connect_s=0.3, transfer_s=0.3)
+SHORT = Deadlines(connect_s=0.3, idle_s=0.3)
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -157,13 +157,13 @@ def test_an_answer_that_never_comes_runs_into_the_deadline() -> None:
 
 
 def test_a_transfer_that_never_starts_runs_into_the_deadline() -> None:
-    brief = Deadlines(transfer_s=0.1)
+    brief = Deadlines(idle_s=0.1)
     with machines(
         Settings("prompt", LAYOUT, 1, deadlines=brief),
         Settings("token", LAYOUT, 2, deadlines=brief),
     ) as (prompt, token):
         token.receiver.expect("t", "prompt", [1])
-        assert token.event() == Failed("t", "it has not arrived within 0.1 s")
+        assert token.event() == Failed("t", "nothing of it has come for 0.1 s")
         prompt.sender.begin("u", token.address, [1])
         assert prompt.event() == Failed("u", "waited too long for the prompt to finish")
 

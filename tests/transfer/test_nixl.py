@@ -45,7 +45,7 @@ def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
         transport = NixlTransport(memory, LARGE, calls.recv(), LARGE, put_s=WAIT_S)
         every = range(LARGE.blocks)
         try:
-            await transport.lane(0, every, every).put(0, None)
+            await transport.lane(0, every, every).put(0, None, lambda _: True)
         except LinkError as error:
             return str(error)
         finally:
@@ -229,7 +229,7 @@ def test_an_address_outside_the_window_is_not_written() -> None:
             transport = NixlTransport(source, SMALL, beside, SMALL, put_s=1)
             try:
                 with pytest.raises(LinkError, match="NIXL"):
-                    await transport.lane(0, [0], [0]).put(0, None)
+                    await transport.lane(0, [0], [0]).put(0, None, lambda _: True)
             finally:
                 transport.close()
 

@@ -9,8 +9,9 @@ The life of a transfer, with who acts (T the token machine, P the prompt machine
    both ends can do. Layers that are ready before T's blocks are known are put when they are.
 3. P: ``finish`` once the first token is sampled. After the last put one signal goes to T.
 4. T: ``Arrived``. P: ``Sent``. Both own their blocks again, and only now.
-5. Or it ends another way: ``cancel`` at either end, a lost peer, a deadline, a checksum. Each end
-   still gets exactly one event, and gets it when its blocks may be used again, not before.
+5. Or it ends another way: ``cancel`` at either end, a lost peer, a deadline (counted from the last
+   progress), a checksum. Each end still gets exactly one event, and gets it when its blocks may be
+   used again, not before.
 
 Knows bytes, block tables and sockets; nothing of models, engines or schedulers.
 """

@@ -4,7 +4,10 @@ asyncio's own streams copy what they carry and cannot pass file descriptors; thi
 """
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 from collections.abc import Sequence
 
 from splitwise.transfer.errors import LinkError, LinkLost
@@ -136,16 +139,33 @@ class Channel:
         self._is_polled = False
 
     async def _until_writable(self) -> None:
+        """
+        Raises:
+            LinkError: the peer has taken nothing for too long.
+        """
+        left_bytes = self._unsent_bytes()
+        while not await self._is_writable_in_time():
+            before_bytes, left_bytes = left_bytes, self._unsent_bytes()
+            if left_bytes >= before_bytes:
+                raise LinkError(f"the peer has taken no data for {self._write_s:g} s")
+
+    async def _is_writable_in_time(self) -> bool:
         self._writer = self._loop.create_future()
         self._loop.add_writer(self.sock, _wake, self._writer)
         try:
             async with asyncio.timeout(self._write_s):
                 await self._writer
         except TimeoutError:
-            raise LinkError(f"the peer has taken no data for {self._write_s:g} s") from None
+            return False
         finally:
             if self.sock.fileno() >= 0:
                 self._loop.remove_writer(self.sock)
+        return True
+
+    def _unsent_bytes(self) -> int:
+        """What the peer has not acknowledged yet. The kernel calls a socket writable only when a
+        third of its buffer is free: over a slow link that comes long after the first byte went."""
+        return int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def interrupt(self, error: LinkError) -> None:
         """Make the coroutine that reads raise ``error``; after ``shut_down_writing`` nothing."""

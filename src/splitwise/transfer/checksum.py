@@ -5,7 +5,7 @@ use and however the runs were merged and striped, and chunks in the wrong place 
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from splitwise.transfer.layout import CacheLayout
@@ -28,11 +28,16 @@ def layer_checksum(
 
 
 def mismatch(
-    memory: CacheMemory, layout: CacheLayout, blocks: Sequence[int], checksums: list[int] | None
+    memory: CacheMemory,
+    layout: CacheLayout,
+    blocks: Sequence[int],
+    checksums: Sequence[int],
+    verified: Callable[[int], object],
 ) -> str:
-    """Why ``blocks`` cannot be taken; empty where they can, or where nobody asked (None)."""
-    for layer, expected in enumerate(checksums or ()):
+    """Why ``blocks`` cannot be taken; empty where they can. ``verified`` hears of bytes read."""
+    for layer, expected in enumerate(checksums):
         actual = layer_checksum(memory, layout, layer, blocks)
+        verified(len(blocks) * layout.block_bytes)
         if actual != expected:
             return f"layer {layer} arrived with checksum {actual:#x}, sent with {expected:#x}"
     return ""

@@ -11,7 +11,15 @@ import time
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import Failed, SenderEvent
-from splitwise.transfer.frames import Answer, AnyMessage, Grant, Refused, Revoke, Stopped
+from splitwise.transfer.frames import (
+    Answer,
+    AnyMessage,
+    Grant,
+    Progress,
+    Refused,
+    Revoke,
+    Stopped,
+)
 from splitwise.transfer.outgoing import Answered, Granted, Outgoing, Stop
 from splitwise.transfer.peer import Peer, SenderConfig
 from splitwise.transfer.thread import LoopThread
@@ -108,6 +116,10 @@ class Exchange:
                 self._on_revoke(peer, message)
             case Answer():
                 self._on_answer(peer, message)
+            case Progress():
+                transfer = self._granted.get((peer, message.number))
+                if transfer is not None:
+                    transfer.hear(message.moved_bytes)
             case Refused():
                 raise LinkError(f"refused: {message.reason}")
             case _:
@@ -133,9 +145,10 @@ class Exchange:
             self._fail(transfer, str(error), settled=True)
             return
         # Set here and not by its task: a transfer that ends first must still answer the grant.
-        transfer.grant = Granted(peer, grant.number, lane, time.monotonic())
+        transfer.grant = Granted(peer, grant.number, lane)
+        transfer.told_s = time.monotonic()
         self._granted[peer, grant.number] = transfer
-        transfer.mailbox.put_nowait(transfer.grant)
+        transfer.post(transfer.grant)
 
     def _on_revoke(self, peer: Peer, revoke: Revoke) -> None:
         transfer = self._granted.get((peer, revoke.number))
@@ -157,14 +170,14 @@ class Exchange:
         if answer.stats is None:
             self._fail(transfer, answer.error)
         else:
-            transfer.mailbox.put_nowait(Answered(answer.stats))
+            transfer.post(Answered(answer.stats))
 
     def _fail(self, transfer: Outgoing, reason: str, settled: bool = False) -> None:
         transfer.settled = transfer.settled or settled
-        transfer.mailbox.put_nowait(Stop(Failed(transfer.transfer_id, reason)))
+        transfer.post(Stop(Failed(transfer.transfer_id, reason)))
 
     def _remember_end(self, transfer_id: str, reason: str) -> None:
         self._early_ends[transfer_id] = reason
         asyncio.get_running_loop().call_later(
-            self._config.deadlines.transfer_s, self._early_ends.pop, transfer_id, None
+            self._config.deadlines.idle_s, self._early_ends.pop, transfer_id, None
         )

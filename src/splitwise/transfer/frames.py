@@ -14,7 +14,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import NotNegative, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 HEADER = struct.Struct("!HI")
 HANDSHAKE_LIMIT_BYTES = 4096
@@ -112,6 +112,16 @@ class Done(Message, frozen=True):
     checksums: list[int] | None = None
 
 
+class Progress(Message, frozen=True):
+    """Either end, now and then: so many bytes of the transfer are put, have landed or are verified.
+
+    It keeps the other end waiting, but only where the number has grown.
+    """
+
+    number: int
+    moved_bytes: NotNegative
+
+
 class Stopped(Message, frozen=True):
     """Sender: no put is under way and none will start. The transfer will not arrive."""
 
@@ -137,6 +147,7 @@ AnyMessage = (
     | Grant
     | Revoke
     | Done
+    | Progress
     | Stopped
     | Answer
 )

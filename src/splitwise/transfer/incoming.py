@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import ReceiverEvent, TransferStats
-from splitwise.transfer.frames import Done
+from splitwise.transfer.frames import Done, Progress
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link
 from splitwise.transfer.runs import contiguous
@@ -49,6 +49,16 @@ class Incoming:
     sender_id: str
     blocks: list[int]
     timer: asyncio.TimerHandle | None = None
+    progress_s: float = field(default_factory=time.monotonic)
+    """When something last happened to it, or moved."""
+    moved_bytes: int = 0
+    """Landed here, then verified."""
+    told_s: float = 0.0
+    """When the sender last heard of progress, or was granted it."""
+    heard_bytes: int = 0
+    """Progress that the sender has told of."""
+    is_overdue: bool = False
+    """Its deadline has passed; it has one last chance to show progress."""
     over: SenderLink | None = None
     number: int = -1
     done: Done | None = None
@@ -56,6 +66,24 @@ class Incoming:
     """Set once it is stopped or over: nothing is written any more, and this is its event."""
     pieces: "Pieces | None" = None
     """What has arrived, where the receiver does the writing (TCP)."""
+
+    def note_progress(self) -> None:
+        self.progress_s = time.monotonic()
+        self.is_overdue = False
+
+    def moved(self, nbytes: int, tell_period_s: float) -> None:
+        """So many more bytes have landed or are verified; the sender hears of it now and then."""
+        self.moved_bytes += nbytes
+        self.note_progress()
+        if self.over is not None and self.progress_s - self.told_s >= tell_period_s:
+            self.told_s = self.progress_s
+            self.over.link.send(Progress(self.number, self.moved_bytes))
+
+    def hear(self, moved_bytes: int) -> None:
+        """The sender says how far it is."""
+        if moved_bytes > self.heard_bytes:
+            self.heard_bytes = moved_bytes
+            self.note_progress()
 
     def stats(self, done: Done, layout: CacheLayout) -> TransferStats:
         """What it cost, as seen the moment it is complete."""

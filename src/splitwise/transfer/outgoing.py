@@ -1,6 +1,7 @@
 """One transfer as the sender sees it, and what can happen to it."""
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -35,7 +36,6 @@ class Granted:
     peer: Peer
     number: int
     lane: Lane
-    granted_s: float
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Outgoing:
     address: ReceiverAddress
     blocks: list[int]
     layers: int
-    deadline_s: float
-    """On the sender's loop clock."""
+    progress_s: float = field(default_factory=time.monotonic)
+    """When something last happened to it, or moved."""
     mailbox: asyncio.Queue[Happening] = field(default_factory=asyncio.Queue)
     waiting: deque[LayerReady] = field(default_factory=deque)
     """Ready and not yet put."""
@@ -73,6 +73,12 @@ class Outgoing:
     finish: Finish | None = None
     settled: bool = False
     """The receiver has been told the last of it: Done or Stopped."""
+    is_stopping: bool = False
+    """A Stop lies in the mailbox: a put that is under way need not go on."""
+    told_s: float = 0.0
+    """When the receiver last heard of progress, or granted it."""
+    heard_bytes: int = 0
+    """Progress that the receiver has told of."""
     task: "asyncio.Task[None] | None" = None
     put_layers: int = 0
     put_bytes: int = 0
@@ -87,8 +93,25 @@ class Outgoing:
     def may_signal(self) -> bool:
         return self.finish is not None and self.put_layers == self.layers and not self.settled
 
+    def post(self, happening: Happening) -> None:
+        """Tell its task what has happened."""
+        self.is_stopping = self.is_stopping or isinstance(happening, Stop)
+        self.mailbox.put_nowait(happening)
+
+    def moved(self, nbytes: int) -> None:
+        """So many more bytes are put."""
+        self.put_bytes += nbytes
+        self.progress_s = time.monotonic()
+
+    def hear(self, moved_bytes: int) -> None:
+        """The receiver says how far it is."""
+        if moved_bytes > self.heard_bytes:
+            self.heard_bytes = moved_bytes
+            self.progress_s = time.monotonic()
+
     def take(self, happening: Happening) -> SenderEvent | None:
         """Note what has happened. Returns the transfer's event where this ends it."""
+        self.progress_s = time.monotonic()
         match happening:
             case LayerReady():
                 return self._layer_ready(happening)

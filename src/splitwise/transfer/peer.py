@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -74,11 +74,7 @@ class Peer:
         """
         with contextlib.ExitStack() as on_exit:
             try:
-                async with asyncio.timeout(self._config.deadlines.connect_s):
-                    await self._open(on_exit)
-            except TimeoutError:
-                waited_s = self._config.deadlines.connect_s
-                raise LinkError(f"no answer within {waited_s:g} s") from None
+                await self._open(on_exit)
             except (OSError, UnicodeError) as error:  # a host's name may be none at all
                 raise LinkError(str(error)) from error
             assert self._link is not None
@@ -131,14 +127,16 @@ class Peer:
         config = self._config
         transport: Transport
         if name == SHARED_MEMORY:
-            theirs = await take_over(channel, welcome.layout.total_bytes)
+            async with self._in_time():
+                theirs = await take_over(channel, welcome.layout.total_bytes)
             mine = cast(HostMemory, config.memory)
             transport = SharedMemoryTransport(mine, config.layout, theirs, welcome.layout)
         elif name == CUDA_IPC:
             mine_there = cast(DeviceMemory, config.memory)
             transport = CudaIpcTransport(mine_there, config.layout, welcome.handle, welcome.layout)
         elif name == NIXL:
-            window = await _receive_window(channel)
+            async with self._in_time():
+                window = await _receive_window(channel)
             transport = await asyncio.to_thread(
                 NixlTransport,
                 config.memory,
@@ -161,19 +159,34 @@ class Peer:
     ) -> tuple[Channel, Welcome]:
         """One connection, proven on both sides."""
         address, config = self.address, self._config
-        sock = await _dial(address, transport)
-        channel = Channel(sock, config.deadlines.write_s)
-        on_exit.callback(channel.close)
-        welcome = await introduce(
-            channel,
-            config.machine_id,
-            address.machine_id,
-            config.cluster_key,
-            config.layout,
-            transport,
-            link,
-        )
+        async with self._in_time():
+            sock = await _dial(address, transport)
+            channel = Channel(sock, config.deadlines.write_s)
+            on_exit.callback(channel.close)
+            welcome = await introduce(
+                channel,
+                config.machine_id,
+                address.machine_id,
+                config.cluster_key,
+                config.layout,
+                transport,
+                link,
+            )
         return channel, welcome
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """One step of opening the link.
+
+        Raises:
+            LinkError: the receiver takes too long over it.
+        """
+        limit_s = self._config.deadlines.connect_s
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError:
+            raise LinkError(f"no answer within {limit_s:g} s") from None
 
 
 async def _receive_window(channel: Channel) -> Window:

@@ -6,12 +6,12 @@ thread, where each listener, each link and each TCP stream has one task.
 1. ``expect`` (worker's thread) enters the transfer. Its Grant, the blocks, goes to the sender
    at once, or as soon as the sender has dialled in.
 2. The sender fills the blocks: by itself through shared memory, CUDA IPC or NIXL, or by pieces that
-   this thread receives into them (TCP).
-3. The sender's Done, and the last piece, end it: Arrived (or Failed, where checksums differ). The
-   Answer tells the sender, which then frees its own blocks.
-4. ``cancel``, or the deadline, sends a Revoke. Blocks that the sender writes by itself are
-   given back (Released, Failed) only on its Stopped or Done, or when its end of the link is
-   closed: until then a put may still be under way. Over NIXL this end can stop that, too: it
+   this thread receives into them (TCP). Each end tells the other of progress that it cannot see.
+3. The sender's Done, and the last piece, end it: Arrived (or Failed, where checksums differ; they
+   are computed on a thread beside). The Answer tells the sender, which then frees its own blocks.
+4. ``cancel``, or a deadline since the last progress, sends a Revoke. Blocks that the sender writes
+   by itself are given back (Released, Failed) only on its Stopped or Done, or when its end of the
+   link is closed: until then a put may still be under way. Over NIXL this end can stop that, too: it
    ends the link of a sender that keeps silent, and closes the window first. Blocks that only
    this thread writes are given back at once.
 5. The sender's Stopped and the end of its link give Failed. A sender that breaks the protocol
@@ -20,13 +20,14 @@ thread, where each listener, each link and each TCP stream has one task.
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.checksum import mismatch
-from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.deadlines import GRACE_S, Deadlines
 from splitwise.transfer.errors import Closing, LinkError, LinkLost
 from splitwise.transfer.events import (
     Arrived,
@@ -41,6 +42,7 @@ from splitwise.transfer.frames import (
     Done,
     Grant,
     Hello,
+    Progress,
     Refused,
     Revoke,
     Stopped,
@@ -152,16 +154,15 @@ class KVReceiver:
     def _expect(self, incoming: Incoming) -> None:
         if incoming.outcome is not None:
             return
-        after_s = self._deadlines.transfer_s
-        outcome = Failed(incoming.transfer_id, f"it has not arrived within {after_s:g} s")
-        loop = asyncio.get_running_loop()
-        incoming.timer = loop.call_later(after_s, self._stop, incoming, outcome)
+        self._watch(incoming)
         # The newest link, should a sender have restarted. One that opened just now has granted it.
         for over in reversed(self._links.values()):
             if over.sender_id == incoming.sender_id and incoming.over is None:
                 self._grant(incoming, over)
 
     def _grant(self, incoming: Incoming, over: SenderLink) -> None:
+        incoming.note_progress()
+        incoming.told_s = incoming.progress_s
         incoming.over = over
         incoming.number = over.next_transfer
         over.next_transfer += 1
@@ -185,18 +186,32 @@ class KVReceiver:
             return
         reason = outcome.reason if isinstance(outcome, Failed) else "cancelled by the receiver"
         incoming.over.link.send(Revoke(incoming.number, reason))
-        if not incoming.over.one_sided:
+        if not incoming.over.one_sided or incoming.done is not None:
             self._conclude(incoming, outcome)
             return
         incoming.outcome = outcome
-        if incoming.timer is not None:
-            incoming.timer.cancel()
-        loop = asyncio.get_running_loop()
-        incoming.timer = loop.call_later(self._deadlines.stop_s, self._drop_silent, incoming.over)
+        incoming.note_progress()
+        self._watch(incoming)
 
-    def _drop_silent(self, over: SenderLink) -> None:
-        waited_s = self._deadlines.stop_s
-        over.link.fail(LinkError(f"{over.sender_id} has not said within {waited_s:g} s it stopped"))
+    def _watch(self, incoming: Incoming) -> None:
+        """Give a transfer up once nothing has moved for too long; else look again later."""
+        is_stopping = incoming.outcome is not None
+        limit_s = self._deadlines.stop_s if is_stopping else self._deadlines.idle_s
+        left_s = incoming.progress_s + limit_s - time.monotonic()
+        if left_s <= 0 and not incoming.is_overdue:
+            incoming.is_overdue, left_s = True, GRACE_S
+        if left_s > 0:
+            if incoming.timer is not None:
+                incoming.timer.cancel()
+            loop = asyncio.get_running_loop()
+            incoming.timer = loop.call_later(left_s, self._watch, incoming)
+        elif incoming.over is not None and is_stopping:
+            sender = incoming.over.sender_id
+            reason = f"{sender} has not said within {limit_s:g} s it stopped"
+            incoming.over.link.fail(LinkError(reason))
+        else:
+            reason = f"nothing of it has come for {limit_s:g} s"
+            self._stop(incoming, Failed(incoming.transfer_id, reason))
 
     def _conclude(self, incoming: Incoming, event: ReceiverEvent) -> None:
         """The one place where a transfer ends."""
@@ -302,7 +317,12 @@ class KVReceiver:
         over.streams.append(channel)
         try:
             await receive_pieces(
-                channel, cast(HostMemory, self._memory), self._layout, over.find, self._landed
+                channel,
+                cast(HostMemory, self._memory),
+                self._layout,
+                over.find,
+                self._landed,
+                self._deadlines.tell_period_s,
             )
         except LinkError as error:
             over.link.fail(error)
@@ -313,6 +333,10 @@ class KVReceiver:
                 incoming = self._live(over, message.number)
                 if incoming is not None:
                     self._on_done(incoming, message)
+            case Progress():
+                moving = over.find(message.number)
+                if moving is not None:
+                    moving.hear(message.moved_bytes)
             case Stopped():
                 incoming = self._live(over, message.number)
                 if incoming is not None:
@@ -336,6 +360,7 @@ class KVReceiver:
         if done.checksums is not None and len(done.checksums) != self._layout.layers:
             raise LinkError(f"{len(done.checksums)} checksums for {self._layout.layers} layers")
         incoming.done = done
+        incoming.note_progress()
         if incoming.outcome is not None:
             self._conclude(incoming, incoming.outcome)  # it was to stop, and puts no more
         elif incoming.pieces is None or incoming.pieces.complete:
@@ -346,9 +371,29 @@ class KVReceiver:
             self._complete(incoming, incoming.done)
 
     def _complete(self, incoming: Incoming, done: Done) -> None:
+        if done.checksums is None:
+            self._answer(incoming, done, "")
+            return
+        work = self._verify(incoming, done, done.checksums)
+        self._thread.spawn(work, f"verifies {incoming.transfer_id}")
+
+    async def _verify(self, incoming: Incoming, done: Done, checksums: list[int]) -> None:
+        """Off this thread, which others need meanwhile; they hear that it goes on."""
+        loop = asyncio.get_running_loop()
+
+        def verified(nbytes: int) -> None:
+            period_s = self._deadlines.tell_period_s
+            loop.call_soon_threadsafe(incoming.moved, nbytes, period_s)
+
+        error = await asyncio.to_thread(
+            mismatch, self._memory, self._layout, incoming.blocks, checksums, verified
+        )
+        if incoming.outcome is None:  # else it has ended meanwhile
+            self._answer(incoming, done, error)
+
+    def _answer(self, incoming: Incoming, done: Done, error: str) -> None:
         assert incoming.over is not None
         link = incoming.over.link
-        error = mismatch(self._memory, self._layout, incoming.blocks, done.checksums)
         if error:
             link.send(Answer(incoming.number, error=error))
             self._conclude(incoming, Failed(incoming.transfer_id, error))

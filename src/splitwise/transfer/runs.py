@@ -29,6 +29,16 @@ def merge_runs(source: Sequence[int], target: Sequence[int]) -> list[Run]:
     return runs
 
 
+def cut_runs(runs: Sequence[Run], most: int) -> list[Run]:
+    """The same blocks in runs of at most ``most`` (at least 1) of them."""
+    most = max(1, most)
+    return [
+        Run(run.source + first, run.target + first, min(most, run.length - first))
+        for run in runs
+        for first in range(0, run.length, most)
+    ]
+
+
 def contiguous(blocks: Sequence[int]) -> list[tuple[int, int]]:
     """The runs of one block table, as (first block, length)."""
     return [(run.source, run.length) for run in merge_runs(blocks, blocks)]

@@ -8,11 +8,12 @@ sender's thread; the ``Exchange`` keeps the links and writes to the mailbox what
 2. The receiver's Grant reaches the mailbox; where it comes before ``begin`` it is kept till then.
 3. ``layer_ready`` (engine's thread) drops a note into the mailbox of each transfer in the batch.
    As soon as there is a grant, ready layers are put, one after the other (those of a one-piece
-   transfer are all ready when it begins). Between two puts the mailbox comes first, so that a
-   stop is obeyed.
+   transfer are all ready when it begins). Between two puts the mailbox comes first, and a put
+   ends early for a stop that lies in it. Now and then Progress tells the receiver what is put.
 4. ``finish`` (worker's thread) brings the payload. When the last layer is put, one Done goes out.
-5. The receiver's Answer ends the transfer: Sent, or Failed. So do ``cancel`` (Cancelled), a
-   Revoke, a lost link and a deadline (Failed); then Stopped tells the receiver that no put is
+5. The receiver's Answer ends the transfer: Sent, or Failed; its Progress until then says that it
+   is worth waiting for. So do ``cancel`` (Cancelled), a Revoke, a lost link and a deadline since
+   the last progress (Failed); then Stopped tells the receiver that no put is
    under way and none will start.
 """
 
@@ -20,14 +21,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from splitwise.transfer.address import ReceiverAddress, host_identity
 from splitwise.transfer.checksum import layer_checksum
-from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.deadlines import GRACE_S, Deadlines
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import Cancelled, Failed, OnSenderEvent, SenderEvent
 from splitwise.transfer.exchange import Exchange
-from splitwise.transfer.frames import PAYLOAD_LIMIT_BYTES, Done
+from splitwise.transfer.frames import PAYLOAD_LIMIT_BYTES, Done, Progress
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory
 from splitwise.transfer.outgoing import Finish, Happening, LayerReady, Outgoing, Stop
@@ -107,8 +110,7 @@ class KVSender:
         self._layout.check_blocks(blocks)
         if transfer_id in self._transfers:
             raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
-        deadline_s = time.monotonic() + self._deadlines.transfer_s
-        transfer = Outgoing(transfer_id, address, list(blocks), self._layout.layers, deadline_s)
+        transfer = Outgoing(transfer_id, address, list(blocks), self._layout.layers)
         if all_ready:
             transfer.note_all_layers(self._fence())
         self._transfers[transfer_id] = transfer
@@ -139,7 +141,7 @@ class KVSender:
         if transfer is None:
             return
         finish = Finish(payload, self._fence(), time.monotonic(), transfer.put_bytes)
-        self._thread.call(transfer.mailbox.put_nowait, finish)
+        self._thread.call(transfer.post, finish)
 
     def cancel(self, transfer_id: str) -> None:
         """Stop; Cancelled follows, unless the transfer has ended by then."""
@@ -161,7 +163,7 @@ class KVSender:
 
     def _post(self, transfer_id: str, happening: Happening) -> None:
         if (transfer := self._transfers.get(transfer_id)) is not None:
-            transfer.mailbox.put_nowait(happening)
+            transfer.post(happening)
 
     async def _run(self, transfer: Outgoing) -> None:
         """A transfer's task: everything from ``begin`` to its event."""
@@ -198,26 +200,47 @@ class KVSender:
                 self._signal(transfer)
                 continue
             else:
-                async with asyncio.timeout_at(self._deadline_s(transfer)):
-                    outcome = transfer.take(await transfer.mailbox.get())
+                outcome = transfer.take(await self._hear(transfer))
             if outcome is not None:
                 return outcome
 
-    def _deadline_s(self, transfer: Outgoing) -> float:
-        if transfer.finish is None or transfer.grant is None:
-            return transfer.deadline_s
-        since_s = max(transfer.finish.finished_s, transfer.grant.granted_s)
-        return min(transfer.deadline_s, since_s + self._deadlines.answer_s)
+    async def _hear(self, transfer: Outgoing) -> Happening:
+        """Wait for what happens next.
+
+        Raises:
+            TimeoutError: nothing has moved for too long.
+        """
+        limit_s = self._deadlines.answer_s if transfer.settled else self._deadlines.idle_s
+        is_overdue = False
+        while True:
+            left_s = transfer.progress_s + limit_s - time.monotonic()
+            if left_s <= 0 and is_overdue:
+                raise TimeoutError
+            is_overdue = left_s <= 0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_S if is_overdue else left_s):
+                    return await transfer.mailbox.get()
 
     async def _put(self, transfer: Outgoing, ready: LayerReady) -> None:
         assert transfer.grant is not None
-        transfer.puts += await transfer.grant.lane.put(ready.layer, ready.fence)
+        moved = partial(self._moved, transfer)
+        transfer.puts += await transfer.grant.lane.put(ready.layer, ready.fence, moved)
+        if transfer.is_stopping:
+            return
         transfer.put_layers += 1
-        transfer.put_bytes += len(transfer.blocks) * self._layout.block_bytes
         if self._checksum:
-            transfer.checksums[ready.layer] = layer_checksum(
-                self._memory, self._layout, ready.layer, transfer.blocks
+            transfer.checksums[ready.layer] = await asyncio.to_thread(
+                layer_checksum, self._memory, self._layout, ready.layer, transfer.blocks
             )
+
+    def _moved(self, transfer: Outgoing, nbytes: int) -> bool:
+        """Note, and tell the receiver if it is time, that so much more is put; False to stop."""
+        assert transfer.grant is not None
+        transfer.moved(nbytes)
+        if transfer.progress_s - transfer.told_s >= self._deadlines.tell_period_s:
+            transfer.told_s = transfer.progress_s
+            transfer.grant.peer.send(Progress(transfer.grant.number, transfer.put_bytes))
+        return not transfer.is_stopping
 
     def _signal(self, transfer: Outgoing) -> None:
         assert transfer.grant is not None and transfer.finish is not None
@@ -240,7 +263,7 @@ class KVSender:
     async def _farewell(self) -> None:
         transfers = list(self._transfers.values())
         for transfer in transfers:
-            transfer.mailbox.put_nowait(Stop(Cancelled(transfer.transfer_id)))
+            transfer.post(Stop(Cancelled(transfer.transfer_id)))
         try:
             async with asyncio.timeout(self._deadlines.stop_s):
                 await asyncio.gather(*(transfer.task for transfer in transfers if transfer.task))

@@ -1,8 +1,11 @@
 """The seam between a transfer and the wire: how a layer's blocks get into the receiver's cache."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
+
+Moved = Callable[[int], bool]
+"""Told how many more bytes of a put are made; says whether to go on."""
 
 Fence = object
 """What a device must pass before a layer may be read; None in host memory. See ``cuda_ipc``."""
@@ -12,11 +15,12 @@ class Lane(ABC):
     """One transfer's way from its source blocks into the blocks it was granted."""
 
     @abstractmethod
-    async def put(self, layer: int, fence: Fence) -> int:
+    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         """Put all blocks of one layer, and return in how many copies or pieces.
 
-        On return the source may change. The bytes are in place, or, over TCP, in the kernel's
-        hands. Once begun a put runs to its end, so that nothing is left half written.
+        ``moved`` hears of every few megabytes; where it says so the rest is left out. On return the
+        source may change, and nothing is under way: the bytes are in place, or, over TCP, in the
+        kernel's hands.
 
         Raises:
             LinkError: the peer does not take them, or is gone.

@@ -20,7 +20,7 @@ import msgspec
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.runs import merge_runs
-from splitwise.transfer.transports.base import Fence, Lane, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 
 
 class DeviceMemory(Protocol):
@@ -133,8 +133,9 @@ class _Lane(Lane):
         self._transport = transport
         self._copies = copies
 
-    async def put(self, layer: int, fence: Fence) -> int:
+    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         await self._transport.copy(layer, self._copies, fence)
+        moved(sum(nbytes for _, _, nbytes in self._copies))
         return len(self._copies)
 
 

@@ -37,7 +37,7 @@ from splitwise.transfer.frames import Window
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory, HostMemory
 from splitwise.transfer.runs import merge_runs
-from splitwise.transfer.transports.base import Fence, Lane, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 from splitwise.transfer.transports.cuda_ipc import DeviceMemory
 
 FENCED = "^shm,cuda_ipc"
@@ -206,10 +206,11 @@ class _Lane(Lane):
         self._here = here
         self._there = there
 
-    async def put(self, layer: int, fence: Fence) -> int:
+    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         if fence is not None:
             await asyncio.to_thread(cast(Any, fence).synchronize)
         await self._transport.write(layer, self._here, self._there)
+        moved(int(self._here[:, 1].sum()))
         return len(self._here)
 
 

@@ -5,6 +5,7 @@ the sender maps it. numpy does the copying, because it lets go of the interprete
 the engine's thread goes on.
 """
 
+import asyncio
 import socket
 from collections.abc import Sequence
 
@@ -15,9 +16,11 @@ from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import HostMemory
-from splitwise.transfer.runs import merge_runs
-from splitwise.transfer.transports.base import Fence, Lane, Transport
+from splitwise.transfer.runs import cut_runs, merge_runs
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 
+COPY_BYTES = 8 * 2**20
+"""The most that is copied at once: about a millisecond, in which this thread does nothing else."""
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -68,7 +71,7 @@ class SharedMemoryTransport(Transport):
                 slice(run.source * size, (run.source + run.length) * size),
                 slice(run.target * size, (run.target + run.length) * size),
             )
-            for run in merge_runs(source, target)
+            for run in cut_runs(merge_runs(source, target), COPY_BYTES // size)
         ]
 
 
@@ -80,10 +83,19 @@ class _Lane(Lane):
         self._target = target
         self._copies = copies
 
-    async def put(self, layer: int, fence: Fence) -> int:
+    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         source, target = self._source[layer], self._target[layer]
-        for here, there in self._copies:
+        since_told_bytes = 0
+        for count, (here, there) in enumerate(self._copies, start=1):
             np.copyto(target[there], source[here])
+            since_told_bytes += here.stop - here.start
+            if since_told_bytes < COPY_BYTES:
+                continue
+            if not moved(since_told_bytes):
+                return count
+            since_told_bytes = 0
+            await asyncio.sleep(0)  # lets frames and calls of others in
+        moved(since_told_bytes)
         return len(self._copies)
 
 

@@ -11,18 +11,21 @@ import asyncio
 import itertools
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.incoming import Incoming
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import HostMemory
 from splitwise.transfer.runs import contiguous
-from splitwise.transfer.transports.base import Fence, Lane, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 
 PIECE = struct.Struct("!QIII")
 """Transfer number, layer, first entry of the block table, entries."""
 STRIPE_BYTES = 256 * 2**10
 """A stripe is not worth a stream of its own below this."""
+PIECE_BYTES = 2**20
+"""A longer stripe goes in several pieces, between which the sender can stop."""
 _SCRATCH_BYTES = 2**20
 
 
@@ -53,6 +56,15 @@ class TcpTransport(Transport):
             await stream.send([header, *(self._cache[at : at + size] for at, size in spans)])
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """``count`` entries of the block table from ``first`` on, as runs (first block, length)."""
+
+    first: int
+    count: int
+    runs: list[tuple[int, int]]
+
+
 class _Lane(Lane):
     def __init__(
         self,
@@ -66,23 +78,29 @@ class _Lane(Lane):
         self._number = number
         self._layout = layout
         self._stripes = [
-            (first, count, contiguous(source[first : first + count]))
+            [
+                _Piece(at, size, contiguous(source[at : at + size]))
+                for at, size in _pieces(first, count, layout.block_bytes)
+            ]
             for first, count in _cut(len(source), layout.block_bytes, streams)
         ]
 
-    async def put(self, layer: int, fence: Fence) -> int:
+    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         if len(self._stripes) == 1:
-            await self._send(layer, *self._stripes[0])
-        else:
-            await asyncio.gather(*(self._send(layer, *stripe) for stripe in self._stripes))
-        return len(self._stripes)
+            return await self._send(layer, self._stripes[0], moved)
+        sent = await asyncio.gather(*(self._send(layer, stripe, moved) for stripe in self._stripes))
+        return sum(sent)
 
-    async def _send(
-        self, layer: int, first: int, count: int, runs: Sequence[tuple[int, int]]
-    ) -> None:
+    async def _send(self, layer: int, stripe: Sequence["_Piece"], moved: Moved) -> int:
+        """Send a stripe, or as much of it as ``moved`` wants; returns in how many pieces."""
         size = self._layout.block_bytes
-        spans = [(self._layout.offset_bytes(layer, block), n * size) for block, n in runs]
-        await self._transport.send(PIECE.pack(self._number, layer, first, count), spans)
+        for sent, piece in enumerate(stripe, start=1):
+            spans = [(self._layout.offset_bytes(layer, block), n * size) for block, n in piece.runs]
+            header = PIECE.pack(self._number, layer, piece.first, piece.count)
+            await self._transport.send(header, spans)
+            if not moved(piece.count * size):
+                return sent
+        return len(stripe)
 
 
 async def receive_pieces(
@@ -91,11 +109,13 @@ async def receive_pieces(
     layout: CacheLayout,
     find: Callable[[int], Incoming | None],
     landed: Callable[[Incoming], None],
+    tell_period_s: float,
 ) -> None:
     """Receive pieces from one stream until the sender closes it.
 
     ``find`` gives the live transfer of a number, None for one that has ended, and raises
     LinkError for a number never granted. ``landed`` is called after each piece.
+    ``tell_period_s`` is how often the sender hears that it lands.
 
     Raises:
         LinkLost: the stream has ended.
@@ -111,7 +131,8 @@ async def receive_pieces(
             await _drain(channel, count * layout.block_bytes, scratch)
             continue
         for at, size in incoming.pieces.place(layer, first, count):
-            await _receive_span(channel, memory.buffer[at : at + size], incoming, scratch)
+            view = memory.buffer[at : at + size]
+            await _receive_span(channel, view, incoming, scratch, tell_period_s)
         if incoming.outcome is None:
             incoming.pieces.landed(count)
             landed(incoming)
@@ -120,7 +141,11 @@ async def receive_pieces(
 
 
 async def _receive_span(
-    channel: Channel, view: memoryview, incoming: Incoming, scratch: memoryview
+    channel: Channel,
+    view: memoryview,
+    incoming: Incoming,
+    scratch: memoryview,
+    tell_period_s: float,
 ) -> None:
     """Fill ``view``, but only while the transfer lives: asked again before every write."""
     while len(view):
@@ -128,6 +153,8 @@ async def _receive_span(
         received = channel.try_receive(target)
         if not received:
             await channel.until_readable()
+        elif incoming.outcome is None:
+            incoming.moved(received, tell_period_s)
         view = view[received:]
 
 
@@ -137,6 +164,12 @@ async def _drain(channel: Channel, nbytes: int, scratch: memoryview) -> None:
         if not received:
             await channel.until_readable()
         nbytes -= received
+
+
+def _pieces(first: int, count: int, block_bytes: int) -> list[tuple[int, int]]:
+    """Cut a stripe into (first, count) pieces that can be sent in one go."""
+    most = max(1, PIECE_BYTES // block_bytes)
+    return [(at, min(most, first + count - at)) for at in range(first, first + count, most)]
 
 
 def _cut(entries: int, block_bytes: int, streams: int) -> list[tuple[int, int]]:
