@@ -104,6 +104,9 @@ def test_every_setting_of_a_worker_arrives(
     assert options.threads == values["threads"]
     assert worker_options.checksum == values["checksum"]
     assert worker_options.transport == values["transport"]
+    deadlines = worker_options.deadlines
+    for name in ("connect_s", "write_s", "answer_s", "stop_s", "idle_s"):
+        assert getattr(deadlines, name) == values[f"transfer_{name}"]
     limits = worker_options.limits
     assert limits.prompt_batch_tokens == values["prompt_batch_tokens"]
     assert limits.batch_requests == values["batch_requests"]

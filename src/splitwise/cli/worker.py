@@ -76,6 +76,7 @@ def worker(
     host = host or _own_address(join_host, join_port)
 
     from splitwise.engine.errors import ModelError
+    from splitwise.transfer import Deadlines
     from splitwise.worker.machine import MachineLimits
     from splitwise.worker.options import WorkerError, WorkerOptions
     from splitwise.worker.worker import run_worker
@@ -96,6 +97,13 @@ def worker(
                 rejoin_s=rejoin_s,
                 transport=None if settings.transport == "auto" else settings.transport,
                 checksum=settings.checksum,
+                deadlines=Deadlines(
+                    connect_s=settings.transfer_connect_s,
+                    write_s=settings.transfer_write_s,
+                    answer_s=settings.transfer_answer_s,
+                    stop_s=settings.transfer_stop_s,
+                    idle_s=settings.transfer_idle_s,
+                ),
                 cores=[int(core) for core in cores.split(",") if core],
                 limits=MachineLimits(
                     prompt_batch_tokens=settings.prompt_batch_tokens,

@@ -38,6 +38,28 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="How caches travel; auto: as both ends can."),
     ] = "auto"
     checksum: Annotated[bool, Meta(description="Verify every transferred cache.")] = False
+    transfer_connect_s: Annotated[
+        float,
+        Meta(ge=0.01, description="Dial and handshake of a connection that carries caches."),
+    ] = 10.0
+    transfer_write_s: Annotated[
+        float, Meta(ge=0.01, description="How long a peer may take nothing of a cache.")
+    ] = 10.0
+    transfer_answer_s: Annotated[
+        float,
+        Meta(ge=0.01, description="How long nothing is heard of a cache that is sent."),
+    ] = 30.0
+    transfer_stop_s: Annotated[
+        float,
+        Meta(ge=0.01, description="How long a sender that is to stop keeps silent."),
+    ] = 10.0
+    transfer_idle_s: Annotated[
+        float,
+        Meta(
+            ge=0.01,
+            description="How long a transfer stands still for any other reason, as in a queue.",
+        ),
+    ] = 600.0
     one_piece_below: Annotated[
         int,
         Meta(ge=0, description="Transfer prompts of fewer tokens in one piece, not by layer."),

@@ -11,7 +11,7 @@ thread, where each listener, each link and each TCP stream has one task.
    are computed on a thread beside). The Answer tells the sender, which then frees its own blocks.
 4. ``cancel``, or a deadline since the last progress, sends a Revoke. Blocks that the sender writes
    by itself are given back (Released, Failed) only on its Stopped or Done, or when its end of the
-   link is closed: until then a put may still be under way. Over NIXL this end can stop that, too: it
+   link is closed: until then a put may still be under way. Over NIXL this end can stop that: it
    ends the link of a sender that keeps silent, and closes the window first. Blocks that only
    this thread writes are given back at once.
 5. The sender's Stopped and the end of its link give Failed. A sender that breaks the protocol

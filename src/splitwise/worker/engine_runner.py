@@ -44,6 +44,7 @@ class EngineRunner(MachineRunner):
                 on_event=self._inbox.put,
                 transport=options.transport,
                 checksum=options.checksum,
+                deadlines=options.deadlines,
             )
             resources.callback(sender.close)
             self._machine = Machine(engine, sender, receiver, say, options.limits)
@@ -61,6 +62,7 @@ class EngineRunner(MachineRunner):
                 host=options.host,
                 port=options.transfer_port,
                 announce=options.announce,
+                deadlines=options.deadlines,
             )
         except OSError as error:
             raise WorkerError(

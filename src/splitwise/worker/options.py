@@ -3,6 +3,7 @@
 import msgspec
 
 from splitwise.scheduling.pool import Pool
+from splitwise.transfer import Deadlines
 from splitwise.worker.machine import MachineLimits
 
 
@@ -33,6 +34,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     transport: str | None = None
     """Force this transport; None chooses by what both ends can do."""
     checksum: bool = False
+    deadlines: Deadlines = Deadlines()
+    """Of transfers."""
     cores: list[int] = []
     """Where the engine's thread stays, so that workers on one host do not fight over cores; empty
     lets it roam. Transfers and control messages take whichever core is idle."""
