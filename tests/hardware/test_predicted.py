@@ -47,7 +47,7 @@ def test_two_contexts_give_the_slope(monkeypatch: pytest.MonkeyPatch, folder: st
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     monkeypatch.setattr(predicted, "MODULES", ("no_such_library_here",))
-    with pytest.raises(HardwareError, match="pip install aiconfigurator-core"):
+    with pytest.raises(HardwareError, match=r"splitwise-llm\[predict\]"):
         load_profile("aiconfigurator", "8xh100", folder)
 
 

@@ -4,9 +4,11 @@ import typer
 
 from splitwise import __version__
 from splitwise.cli import hardware, plan, pools, reproduce, serve, simulate, worker, workload
+from splitwise.cli.extras import Commands
 
 app = typer.Typer(
     name="splitwise",
+    cls=Commands,
     help="Serve large language models with the prompt phase and the token phase on different "
     "machines.",
     no_args_is_help=True,

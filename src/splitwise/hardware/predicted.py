@@ -80,6 +80,6 @@ def _library() -> Any:
         except ModuleNotFoundError:
             continue
     raise HardwareError(
-        "profile aiconfigurator: the library is missing; pip install aiconfigurator-core, "
+        "profile aiconfigurator: the library is missing; pip install 'splitwise-llm[predict]', "
         "or use profile roofline"
     )
