@@ -1,7 +1,6 @@
 """Finding, converting and refusing models."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -9,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 import torch
 from tiny_models import VOCABULARY, save_tiny_model, tiny_config
@@ -28,115 +25,6 @@ from splitwise.engine.model_files import (
 from splitwise.engine.torch.engine import TorchEngine
 
 MakeTiny = Callable[[str], ModelFolder]
-HIDDEN, HEADS, KV_HEADS, LAYERS, INNER = 32, 4, 2, 2, 64
-
-
-@pytest.fixture
-def tiny_gguf(tmp_path: Path) -> Path:
-    """A two-layer Llama as a GGUF file, with a byte-level tokenizer."""
-    file = tmp_path / "Tiny-Llama.gguf"
-    writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_context_length(256)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(HIDDEN // HEADS)
-    writer.add_rope_freq_base(10000.0)
-    tokens = ["<|end|>", *[chr(c) for c in range(ord("!"), ord("z") + 1)], "Ġ", "Ġa"]
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, *[1] * (len(tokens) - 1)])
-    writer.add_token_merges(["Ġ a"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
-    rng = np.random.default_rng(0)
-
-    def add(name: str, *shape: int) -> None:
-        writer.add_tensor(name, rng.standard_normal(shape, dtype=np.float32) * 0.2)
-
-    add("token_embd.weight", len(tokens), HIDDEN)
-    for i in range(LAYERS):
-        add(f"blk.{i}.attn_norm.weight", HIDDEN)
-        add(f"blk.{i}.ffn_norm.weight", HIDDEN)
-        add(f"blk.{i}.attn_q.weight", HIDDEN, HIDDEN)
-        add(f"blk.{i}.attn_k.weight", HIDDEN * KV_HEADS // HEADS, HIDDEN)
-        add(f"blk.{i}.attn_v.weight", HIDDEN * KV_HEADS // HEADS, HIDDEN)
-        add(f"blk.{i}.attn_output.weight", HIDDEN, HIDDEN)
-        add(f"blk.{i}.ffn_gate.weight", INNER, HIDDEN)
-        add(f"blk.{i}.ffn_up.weight", INNER, HIDDEN)
-        add(f"blk.{i}.ffn_down.weight", HIDDEN, INNER)
-    add("output_norm.weight", HIDDEN)
-    add("output.weight", len(tokens), HIDDEN)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPLITWISE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def _resolve(spec: str, barrier: Any, answers: Any) -> None:
-    barrier.wait(timeout=60)
-    answers.put(str(resolve_model(spec).path))
-
-
-def test_two_processes_convert_a_gguf_once(tiny_gguf: Path, own_cache: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(2), context.Queue()
-    both = [
-        context.Process(target=_resolve, args=(str(tiny_gguf), barrier, answers)) for _ in range(2)
-    ]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(timeout=120)
-    assert [process.exitcode for process in both] == [0, 0]
-    (path,) = {answers.get(timeout=10) for _ in both}
-    folders = [entry.name for entry in (own_cache / "models").iterdir() if entry.is_dir()]
-    assert folders == [Path(path).name]  # one, and nothing half-written beside it
-
-    folder = ModelFolder(Path(path), "Tiny-Llama")
-    assert "quantization_config" not in json.loads((folder.path / "config.json").read_text())
-    assert read_stop_token_ids(folder) == [0]
-    assert (folder.path / "chat_template.jinja").exists()
-    weights = AutoModelForCausalLM.from_pretrained(folder.path).lm_head.weight
-    assert weights.dtype == torch.float32
-    stored = gguf.GGUFReader(str(tiny_gguf)).tensors[-1]
-    np.testing.assert_array_equal(weights.detach().numpy(), stored.data)
-
-
-def test_a_half_written_cache_is_replaced(tiny_gguf: Path, own_cache: Path) -> None:
-    whole = resolve_model(str(tiny_gguf)).path
-    config = (whole / "config.json").read_text()
-    leftover = whole.with_name(f"{whole.name}.4242.partial")
-    whole.rename(leftover)  # as if the process that wrote it had been killed before it finished
-    (leftover / "model.safetensors").write_bytes(b"half")
-    again = resolve_model(str(tiny_gguf)).path
-    assert again == whole
-    assert (again / "config.json").read_text() == config
-    assert (again / "model.safetensors").stat().st_size > 1000
-    assert not leftover.exists()
-    info = read_model_info(ModelFolder(again, "x"))
-    assert (info.layers, info.kv_heads, info.head_dim) == (LAYERS, KV_HEADS, HIDDEN // HEADS)
-
-
-def test_a_broken_gguf_is_refused(tmp_path: Path, own_cache: Path) -> None:
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF" + b"\x00" * 100)
-    with pytest.raises(ModelError, match=r"broken\.gguf cannot be converted"):
-        resolve_model(str(broken))
-    assert not list((own_cache / "models").glob("*.partial"))
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

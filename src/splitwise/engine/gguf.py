@@ -2,12 +2,12 @@
 
 Life cycle:
 1. The folder's name in the cache is made of the file's name, its size and a hash of its content.
-   If it is there, it is whole, and that is all.
+   If it is there and none of its weights are lost or cut short, that is all.
 2. Else a file lock is taken, so that of several processes one converts and the others wait. The
    kernel drops the lock when its holder ends, however it ends.
-3. What a killed conversion left behind is removed.
-4. A child process (so that the caller never holds torch or the weights) writes into a folder named
-   ``*.partial``, and the finished folder is renamed into place in one step.
+3. What a killed conversion left behind is removed, and a folder that was damaged.
+4. A child process (``gguf_conversion``, so that the caller never holds torch or the weights) writes
+   into a folder named ``*.partial``, and the finished folder is renamed into place in one step.
 """
 
 import fcntl
@@ -24,10 +24,13 @@ from pathlib import Path
 from rich.console import Console
 
 from splitwise.engine.errors import ModelError
+from splitwise.engine.weight_files import damage
 
 CONVERT_TIMEOUT_S = 3600.0
 _LOCK_POLL_S = 0.1
 _HASHED_BYTES = 8 << 20
+_WAY_OF_CONVERTING = b"2"
+"""Another one, when what is converted otherwise must be converted again."""
 
 
 def cache_folder() -> Path:
@@ -44,14 +47,15 @@ def converted_folder(source: Path) -> Path:
         ModelError: the file cannot be converted; the message holds the last lines of the reason.
     """
     target = cache_folder() / "models" / _key(source)
-    if target.is_dir():
+    if _is_whole(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     message = f"Converting {source.name} (once; kept in {target.parent})"
     with _lock(target.with_name(target.name + ".lock")):
-        if target.is_dir():
+        if _is_whole(target):
             return target
+        shutil.rmtree(target, ignore_errors=True)
         for leftover in target.parent.glob(f"{target.name}.*.partial"):
             shutil.rmtree(leftover)
         if console.is_terminal:
@@ -62,10 +66,14 @@ def converted_folder(source: Path) -> Path:
     return target
 
 
+def _is_whole(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and damage(folder) is None
+
+
 def _key(source: Path) -> str:
     """Name, size, and a hash of the header (all the metadata) and of the last weights."""
     size_bytes = source.stat().st_size
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_WAY_OF_CONVERTING)
     with source.open("rb") as file:
         digest.update(file.read(_HASHED_BYTES))
         file.seek(max(0, size_bytes - _HASHED_BYTES))
@@ -94,7 +102,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _convert_in_child(source: Path, target: Path) -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    command = [sys.executable, "-m", "splitwise.engine.gguf", str(source), str(partial)]
+    command = [sys.executable, "-m", "splitwise.engine.gguf_conversion", str(source), str(partial)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_TIMEOUT_S)
         if done.returncode != 0:
@@ -111,23 +119,3 @@ def _convert_in_child(source: Path, target: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _convert(source: Path, folder: Path) -> None:
-    """Runs in the child: read with transformers, unpack to float32, save."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    _convert(Path(sys.argv[1]), Path(sys.argv[2]))
