@@ -73,8 +73,14 @@ class Engine(ABC):
         """Run one iteration and sample one token for each entry that asks for it.
 
         The token sampled for an entry sits at position ``start + len(tokens)``, which with the
-        request's seed keys the draw.
+        request's seed keys the draw. On return the device has passed all of the iteration; where
+        this raises, or ``on_layer`` does, some of it may still be queued (``synchronise``).
         """
+
+    @abstractmethod
+    def synchronise(self) -> None:
+        """Wait until nothing that ``step`` has queued runs any more: only then may blocks of an
+        iteration that did not end well be given to others, above all to another machine."""
 
     @abstractmethod
     def close(self) -> None:

@@ -47,6 +47,9 @@ class FaultyEngine(Engine):
             raise InjectedFault(f"{self._switch} says {fault}")
         return self._engine.step(work, on_layer)
 
+    def synchronise(self) -> None:
+        self._engine.synchronise()
+
     def close(self) -> None:
         self._engine.close()
 

@@ -14,9 +14,10 @@ The life of a task here (states: ``TaskState``):
 5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration, but for those that
    prompts preempt (``_decodes``).
 6. A stop token, the length, a cancel, a failure or a preemption ends it. An iteration that fails
-   ends its prompts; decodes keep their caches and are tried again (``isolation``). ``_free`` gives
-   the blocks back, once; where a transfer might still touch them the task waits as RELEASING for
-   the transfer's word. A transfer that was begun or expected gives exactly one such word.
+   ends its prompts; decodes keep their caches and are tried again (``isolation``). Once the device
+   has passed what such an iteration had queued ``_free`` gives the blocks back, once; where a
+   transfer might still touch them the task waits as RELEASING for the transfer's word. A transfer
+   that was begun or expected gives exactly one such word.
 
 Everything runs on one thread, the engine's. ``handle`` and ``iterate`` are called in turn.
 """
@@ -396,7 +397,12 @@ class Machine:
         works: list[Work] = [task.prompt_work() for task in prompts]
         works += [task.token_work() for task in decodes]
         on_layer = self._layer_callback([*prompts, *decodes]) if prompts else None
-        samples = self._engine.step(works, on_layer)
+        try:
+            samples = self._engine.step(works, on_layer)
+        except BaseException:
+            # What it has queued still writes into blocks that others are about to get.
+            self._engine.synchronise()
+            raise
         return [sample for sample in samples if sample is not None]
 
     def _layer_callback(self, batch: list[Task]) -> LayerCallback:

@@ -88,6 +88,9 @@ class NullEngine(Engine):
         _sleep_until(began_s + lasts_s)
         return samples
 
+    def synchronise(self) -> None:
+        """All of it runs on the caller's thread."""
+
     def _lasts_s(self, work: Sequence[Work]) -> float:
         if all(map(_is_decode, work)):
             return self._iteration_s

@@ -89,11 +89,16 @@ class TorchEngine(Engine):
         batch = make_batch(work, self._cache, self._device, on_layer)
         logits = self._run(batch)
         if logits is None:
+            self.synchronise()  # else drawing the tokens has waited
             return samples
         chosen = sample(logits, [work[i] for i in batch.sampled])
         for i, token in zip(batch.sampled, chosen, strict=True):
             samples[i] = token
         return samples
+
+    def synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _run(self, batch: Batch) -> torch.Tensor | None:
         """The model over a batch: logits of the rows that want a token, ``[rows, vocabulary]``."""
