@@ -49,12 +49,9 @@ def test_a_warning_where_everybody_may_come_in(
     key: str | None,
     warned: bool,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.delenv("SPLITWISE_API_KEY", raising=False)
-    if key is not None:
-        monkeypatch.setenv("SPLITWISE_API_KEY", key)
-    assert bool(read_access(host, None, False, None, None).keys) == (key is not None)
+    secrets = {} if key is None else {"SPLITWISE_API_KEY": key}
+    assert bool(read_access(host, None, False, None, None, secrets).keys) == (key is not None)
     assert ("without an API key" in caplog.text) == warned
     assert "sk-secret" not in caplog.text

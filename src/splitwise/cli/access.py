@@ -1,17 +1,29 @@
-"""What ``splitwise serve`` was told about access: keys and TLS, and a warning without keys."""
+"""What ``splitwise serve`` was told about access: secrets, keys and TLS; a warning without keys."""
 
 import ipaddress
 import logging
 import os
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from splitwise.cli.errors import fail
+from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
 from splitwise.gateway.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
 from splitwise.gateway.http.tls import TlsError, load_certificate, tls_context
 from splitwise.gateway.process import Access
 
 log = logging.getLogger(__name__)
+
+CLUSTER_KEY_VARIABLE: Final = "SPLITWISE_CLUSTER_KEY"
+SECRET_VARIABLES: Final = (API_KEY_VARIABLE, ADMIN_KEY_VARIABLE, CLUSTER_KEY_VARIABLE)
+
+
+def take_secrets() -> dict[str, str]:
+    """The secrets of the environment, out of which they are taken: no process that is started
+    from here on inherits them, Ray's own neither. Workers are given the cluster's key."""
+    return {name: os.environ.pop(name) for name in SECRET_VARIABLES if name in os.environ}
 
 
 def read_access(
@@ -20,16 +32,17 @@ def read_access(
     open_metrics: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    secrets: Mapping[str, str],
 ) -> Access:
     """The access options; ends the program where they cannot be used."""
     try:
-        keys = read_api_keys(api_keys, os.environ)
+        keys = read_api_keys(api_keys, secrets)
         tls = _tls(tls_cert, tls_key)
     except (ApiKeyError, TlsError) as error:
         fail(error, code=2)
 
     def reload() -> None:
-        keys.become(read_api_keys(api_keys, os.environ))
+        keys.become(read_api_keys(api_keys, secrets))
         if tls is not None and tls_cert is not None and tls_key is not None:
             load_certificate(tls, tls_cert, tls_key)
 

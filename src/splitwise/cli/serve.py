@@ -1,6 +1,5 @@
 """``splitwise serve``: an OpenAI-compatible server over prompt and token machines."""
 
-import os
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -104,7 +103,7 @@ def serve(
 
     import uvloop
 
-    from splitwise.cli.access import read_access
+    from splitwise.cli.access import CLUSTER_KEY_VARIABLE, read_access, take_secrets
     from splitwise.engine.errors import ModelError
     from splitwise.engine.model_files import resolve_model
     from splitwise.engine.null.engine import null_model
@@ -113,7 +112,8 @@ def serve(
     from splitwise.launch.launcher import LaunchError, LocalLauncher
     from splitwise.launch.ray_launcher import RayLauncher, RayOptions, connect, read_needs
 
-    access = read_access(host, api_keys, open_metrics, tls_cert, tls_key)
+    secrets = take_secrets()
+    access = read_access(host, api_keys, open_metrics, tls_cert, tls_key, secrets)
     try:
         is_built_in = workers.engine == "null" and model is None
         folder = null_model() if is_built_in else resolve_model(model)
@@ -126,7 +126,7 @@ def serve(
             external_workers=external_workers,
             scheduler_host=scheduler_host,
             scheduler_port=scheduler_port,
-            cluster_key=os.environ.get("SPLITWISE_CLUSTER_KEY", ""),
+            cluster_key=secrets.get(CLUSTER_KEY_VARIABLE, ""),
             threads=workers.threads,
             served_model_name=served_model_name,
             worker_arguments=[
@@ -137,7 +137,7 @@ def serve(
             cluster=cluster,
             http=http,
             access=access,
-            admin_key=os.environ.get(ADMIN_KEY_VARIABLE, ""),
+            admin_key=secrets.get(ADMIN_KEY_VARIABLE, ""),
         )
         on_ray = RayOptions(
             address=ray,

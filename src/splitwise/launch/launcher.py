@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 
 STOP_LIMIT_S: Final = 10.0
 KEPT_LINES: Final = 20
-GATEWAY_SECRETS: Final = frozenset({"SPLITWISE_API_KEY", "SPLITWISE_ADMIN_KEY"})
-"""Variables of the gateway's that are none of a worker's business."""
+WORKER_VARIABLES: Final = frozenset({"SPLITWISE_CACHE", "SPLITWISE_FAULTS"})
+"""Of our own variables those that a worker reads. The others are the gateway's options and
+secrets, which are none of its business."""
+FOREIGN_SECRETS: Final = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+"""The gateway has the model already."""
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -145,13 +148,19 @@ def worker_command(spec: WorkerSpec) -> list[str]:
 def worker_environment(spec: WorkerSpec, cluster_key: str) -> dict[str, str]:
     """The cluster key goes by the environment, where other users of the host do not see it."""
     threads = str(spec.threads)
-    inherited = {name: value for name, value in os.environ.items() if name not in GATEWAY_SECRETS}
+    inherited = {name: value for name, value in os.environ.items() if _is_for_workers(name)}
     return inherited | {
         "SPLITWISE_CLUSTER_KEY": cluster_key,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "NUMBA_NUM_THREADS": threads,
     }
+
+
+def _is_for_workers(variable: str) -> bool:
+    if variable.startswith("SPLITWISE_"):
+        return variable in WORKER_VARIABLES
+    return variable not in FOREIGN_SECRETS
 
 
 def assign_cores(workers: int, threads: int) -> list[list[int]]:
