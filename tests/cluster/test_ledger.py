@@ -13,7 +13,7 @@ from splitwise.cluster.pools import PoolError
 from splitwise.cluster.request import LiveRequest, RequestState
 from splitwise.protocol.generation import Overloaded
 from splitwise.protocol.messages import Preempted, TaskFailed
-from splitwise.scheduling.placement import is_idle
+from splitwise.scheduling.cluster_state import is_idle
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import NOBODY, OUT, first
 
@@ -217,8 +217,10 @@ class World:
             there = [i for i in taking if c.pool[i] == pool]
             least = min(there, key=lambda i: (c.pending_tokens[i], i), default=NOBODY)
             assert first(c.by_pending, pool) == least
-            least = min(there, key=lambda i: (c.kv_tokens[i], i), default=NOBODY)
-            assert first(c.by_kv, pool) == least
+            roomiest = min(
+                there, key=lambda i: (c.kv_tokens[i] - c.kv_capacity_tokens[i], i), default=NOBODY
+            )
+            assert first(c.by_kv, pool) == roomiest
             assert all(c.by_kv.key[pool, i] == OUT for i in self.lost | self.draining)
 
     def finish(self) -> None:

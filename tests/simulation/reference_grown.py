@@ -10,7 +10,8 @@ import numpy as np
 from reference_simulator import ARRIVAL, Machine, ReferenceSimulator, Request
 
 from splitwise.scheduling.batching import may_reserve
-from splitwise.scheduling.placement import go_home, place_if_room, rank
+from splitwise.scheduling.cluster_state import go_home, rank
+from splitwise.scheduling.placement import place_if_room
 
 
 class GrownReference(ReferenceSimulator):

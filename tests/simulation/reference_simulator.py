@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.placement import go_home, new_cluster, place, rank
+from splitwise.scheduling.cluster_state import go_home, new_cluster, rank
+from splitwise.scheduling.placement import place
 from splitwise.simulation.simulate import Load, MachineGroup, Options, Outage
 
 MACHINE_ENDS, LINK, OUTAGE, ARRIVAL = 0, 1, 2, 3
@@ -79,6 +80,7 @@ class ReferenceSimulator:
         self.cluster = new_cluster(
             np.array([int(m.group.pool) for m in self.machines], dtype=np.int8),
             np.array(self.capacity),
+            options.rank_by_size,
         )
         rows = zip(load.arrival_s, load.prompt_tokens, load.output_tokens, strict=True)
         self.requests = [Request(float(a), int(p), int(o)) for a, p, o in rows]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from splitwise.cluster.request import Charge, LiveRequest
 from splitwise.cluster.roster import Roster
-from splitwise.scheduling.placement import go_home, is_idle, rank
+from splitwise.scheduling.cluster_state import go_home, is_idle, rank
 
 
 class Ledger:

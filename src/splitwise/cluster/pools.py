@@ -17,7 +17,7 @@ import msgspec
 
 from splitwise.cluster.roster import Roster
 from splitwise.protocol.messages import Shutdown
-from splitwise.scheduling.placement import is_idle, set_draining
+from splitwise.scheduling.cluster_state import is_idle, set_draining
 from splitwise.scheduling.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class PoolError(Exception):
 
 
 class MachineView(msgspec.Struct, frozen=True):
-    """A machine, as operators see it; the numbers are those of ``placement.ClusterState``."""
+    """A machine, as operators see it; the numbers are those of ``cluster_state.ClusterState``."""
 
     machine_id: str
     home: str

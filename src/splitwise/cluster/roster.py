@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from splitwise.protocol.messages import Register
-from splitwise.scheduling.placement import (
+from splitwise.scheduling.cluster_state import (
     ClusterState,
     bring_back,
     new_cluster,

@@ -5,7 +5,8 @@ the live server calls them as they stand and a simulator can compile them. What 
 needs, the order in which clients are served, is a plain data structure.
 
 - ``pool``: the three pools
-- ``ranking``: who is least loaded, at the same cost among 10 or 1,000 machines
+- ``ranking``: who comes first by some key, at the same cost among 10 or 1,000 machines
+- ``cluster_state``: what is known of the machines, and every way in which it changes
 - ``placement``: cluster level, which machine computes a request's prompt and which its tokens,
   and which change their pool for it
 - ``batching``: machine level, what runs in the next iteration

@@ -4,13 +4,11 @@ The rule (Splitwise, section IV.A and IV.B; thresholds as in the authors' public
 
 1. Prompt: the least pending machine of the prompt pool, else of the mixed pool; refused if its
    queue is not empty and would pass the threshold.
-2. Tokens: the machine of the token pool with the least cache promised, else of the mixed pool;
-   refused if the request's whole cache does not fit.
+2. Tokens: the machine of the token pool with the most room, else of the mixed pool; refused if
+   the request's whole cache does not fit.
 3. Refused everywhere, a machine of the opposite pool is pulled into the mixed pool. It keeps its
    home and returns (``go_home``) when nothing is left there, nor promised to it.
 4. Still nobody: one machine, the least pending of all, computes both phases.
-5. A request that can never fit the machines so chosen goes to the one with the most cache, else
-   it would block a queue for ever.
 
 Where machines may not be pulled (a static split), a phase waits for those that run it, however long
 their queue or full their memory, and step 4 is for a phase that no machine is left for.
@@ -18,205 +16,41 @@ their queue or full their memory, and step 4 is for a phase that no machine is l
 A cluster whose machines all live in the mixed pool has no phases to split: the least pending
 machine computes both (the baseline).
 
-``choose`` looks, ``place`` also pulls, ``place_if_room`` lets a request wait instead. Whoever
-changes a machine's numbers calls ``rank``.
+Machines need not be equal. Only those are asked whose cache could ever hold the request, or it
+would block a queue for ever. And a least pending machine whose cache is full at present gives way
+to a larger one that has room: pending tokens say nothing of size, and the smallest machine would
+be the choice as long as it is full.
+
+``choose`` looks, ``place`` also pulls. ``place_if_room`` lets a request wait instead of a machine's
+queue, but not while any machine that may run it has room: steps 1 to 4 ask one machine a pool, and
+``_go_on`` asks the others.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from splitwise.scheduling.cluster_state import (
+    ClusterState,
+    has_room,
+    is_memory_full,
+    is_queue_long,
+    move,
+    room_tokens,
+)
 from splitwise.scheduling.pool import Pool
-from splitwise.scheduling.ranking import NOBODY, OUT, Ranking, first, new_ranking, set_key
+from splitwise.scheduling.ranking import NOBODY, OUT, Ranking, first, first_of_leaves
 from splitwise.scheduling.shared import shared
 
 PROMPT_QUEUE_THRESHOLD_TOKENS: Final = 8192
 """Pending tokens past which a prompt queue counts as long (the public simulator's value)."""
-
-
-class ClusterState(NamedTuple):
-    """What the cluster scheduler knows, one entry a machine, and two rankings with a row a pool.
-
-    ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
-    phase. ``waiting`` counts requests that lie in the machine's queue. ``kv_tokens`` is cache in
-    use or promised. A machine that is ``draining`` ends what it has and gets nothing new.
-    """
-
-    home: NDArray[np.int8]
-    pool: NDArray[np.int8]
-    up: NDArray[np.bool_]
-    draining: NDArray[np.bool_]
-    pending_tokens: NDArray[np.int64]
-    waiting: NDArray[np.int64]
-    kv_tokens: NDArray[np.int64]
-    kv_capacity_tokens: NDArray[np.int64]
-    role_changes: NDArray[np.int64]
-    by_pending: Ranking
-    by_kv: Ranking
-
-
-def new_cluster(home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64]) -> ClusterState:
-    """Idle machines, each in its home pool."""
-    count = len(home)
-
-    def zeros() -> NDArray[np.int64]:
-        return np.zeros(count, dtype=np.int64)
-
-    cluster = ClusterState(
-        home=home.astype(np.int8),
-        pool=home.astype(np.int8),
-        up=np.ones(count, dtype=np.bool_),
-        draining=np.zeros(count, dtype=np.bool_),
-        pending_tokens=zeros(),
-        waiting=zeros(),
-        kv_tokens=zeros(),
-        kv_capacity_tokens=kv_capacity_tokens.astype(np.int64),
-        role_changes=zeros(),
-        by_pending=new_ranking(len(Pool), count),
-        by_kv=new_ranking(len(Pool), count),
-    )
-    for machine in range(count):
-        rank(cluster, machine)
-    return cluster
-
-
-def read_singly(cluster: ClusterState) -> ClusterState:
-    """The same numbers, for Python that looks at one entry at a time.
-
-    Memoryviews give plain numbers in a third of the time that numpy takes; ``np.asarray`` makes
-    arrays of them again.
-    """
-    return ClusterState._make(
-        Ranking._make(map(_view, part)) if isinstance(part, Ranking) else _view(part)
-        for part in cluster
-    )
-
-
-def _view(array: Any) -> Any:
-    return memoryview(array)
-
-
-def with_machine(cluster: ClusterState, pool: Pool, kv_capacity_tokens: int) -> ClusterState:
-    """The same machines with what they do, and one more, idle, at the end."""
-    grown = new_cluster(
-        np.append(cluster.home, np.int8(pool)),
-        np.append(cluster.kv_capacity_tokens, kv_capacity_tokens),
-    )
-    for machine in range(len(cluster.home)):
-        _set_keys(grown, machine, OUT, OUT)  # it may stand in another pool than at home
-        grown.pool[machine] = cluster.pool[machine]
-        grown.up[machine] = cluster.up[machine]
-        grown.draining[machine] = cluster.draining[machine]
-        grown.pending_tokens[machine] = cluster.pending_tokens[machine]
-        grown.waiting[machine] = cluster.waiting[machine]
-        grown.kv_tokens[machine] = cluster.kv_tokens[machine]
-        grown.role_changes[machine] = cluster.role_changes[machine]
-        rank(grown, machine)
-    return grown
-
-
-def take_out(cluster: ClusterState, machine: int) -> None:
-    """A machine is lost: nobody is placed on it."""
-    cluster.up[machine] = False
-    rank(cluster, machine)
-
-
-def bring_back(cluster: ClusterState, machine: int, pool: Pool, kv_capacity_tokens: int) -> None:
-    """A machine that was lost is up again, idle, in its (perhaps new) home pool."""
-    cluster.home[machine] = pool
-    cluster.pool[machine] = pool
-    cluster.pending_tokens[machine] = 0
-    cluster.waiting[machine] = 0
-    cluster.kv_tokens[machine] = 0
-    cluster.kv_capacity_tokens[machine] = kv_capacity_tokens
-    cluster.up[machine] = True
-    cluster.draining[machine] = False
-    rank(cluster, machine)
-
-
-def set_draining(cluster: ClusterState, machine: int, draining: bool) -> None:
-    """Place nothing new on a machine that goes on with what it has; or do so again."""
-    cluster.draining[machine] = draining
-    rank(cluster, machine)
-
-
-def set_home(cluster: ClusterState, machine: int, pool: Pool) -> None:
-    """Give a machine another home pool. It stands there at once, with what it still runs:
-    whatever phase that is in, it ends there as it would have."""
-    if cluster.home[machine] == pool:
-        return
-    cluster.home[machine] = pool
-    if cluster.pool[machine] != pool:
-        move(cluster, machine, pool)
+_PROMPT: Final = int(Pool.PROMPT)
+_TOKEN: Final = int(Pool.TOKEN)
+_MIXED: Final = int(Pool.MIXED)
+"""Plain numbers, which numpy and numba take faster than members of an enum."""
 
 
 def can_serve(cluster: ClusterState) -> bool:
     """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
-    return least_pending(cluster) != NOBODY
-
-
-@shared
-def takes_requests(cluster: ClusterState, machine: int) -> bool:
-    """Whether anything may be placed on the machine."""
-    return bool(cluster.up[machine] and not cluster.draining[machine])
-
-
-@shared
-def rank(cluster: ClusterState, machine: int) -> None:
-    """Enter the machine's present load in its pool's rankings."""
-    pending, kv = OUT, OUT
-    if takes_requests(cluster, machine):
-        pending = float(cluster.pending_tokens[machine])
-        kv = float(cluster.kv_tokens[machine])
-    _set_keys(cluster, machine, pending, kv)
-
-
-@shared
-def move(cluster: ClusterState, machine: int, pool: int) -> None:
-    """Put the machine into another pool's rankings; every role change passes here."""
-    _set_keys(cluster, machine, OUT, OUT)
-    cluster.pool[machine] = pool
-    cluster.role_changes[machine] += 1
-    rank(cluster, machine)
-
-
-@shared
-def _set_keys(cluster: ClusterState, machine: int, pending: float, kv: float) -> None:
-    pool = cluster.pool[machine]
-    set_key(cluster.by_pending, pool, machine, pending)
-    set_key(cluster.by_kv, pool, machine, kv)
-
-
-@shared
-def go_home(cluster: ClusterState, machine: int) -> None:
-    """A machine with nothing to do, promised or still to send returns to the pool it was pulled
-    from."""
-    if cluster.pool[machine] != cluster.home[machine] and is_idle(cluster, machine):
-        move(cluster, machine, cluster.home[machine])
-
-
-@shared
-def is_idle(cluster: ClusterState, machine: int) -> bool:
-    """Whether nothing runs, waits or is promised on the machine."""
-    return bool(
-        cluster.pending_tokens[machine] == 0
-        and cluster.waiting[machine] == 0
-        and cluster.kv_tokens[machine] == 0
-    )
-
-
-@shared
-def is_queue_long(cluster: ClusterState, machine: int, prompt_tokens: int, threshold: int) -> bool:
-    """Whether the prompt would push a queue that is not empty past the threshold."""
-    pending = cluster.pending_tokens[machine] + prompt_tokens
-    return bool(cluster.waiting[machine] > 0 and pending > threshold)
-
-
-@shared
-def is_memory_full(cluster: ClusterState, machine: int, kv_tokens: int) -> bool:
-    """Whether the machine cannot promise ``kv_tokens`` more."""
-    return bool(cluster.kv_tokens[machine] + kv_tokens >= cluster.kv_capacity_tokens[machine])
+    return any(first(cluster.by_pending, pool) != NOBODY for pool in Pool)
 
 
 @shared
@@ -230,8 +64,8 @@ def place(
     """
     prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
     if is_pair:
-        pull(cluster, prompt, Pool.TOKEN)
-        pull(cluster, token, Pool.PROMPT)
+        pull(cluster, prompt, _TOKEN)
+        pull(cluster, token, _PROMPT)
     return prompt, token
 
 
@@ -246,22 +80,25 @@ def place_if_room(
 ) -> tuple[int, int]:
     """``place`` for a server, whose clients can wait: (NOBODY, NOBODY) for one that has to.
 
-    It has to if the chosen token machine does not hold ``kv_tokens`` more now, or the chosen prompt
-    machine's queue is long: what lies there can no more be overtaken. Then nobody is pulled for it
-    either. ``kv_tokens`` is what is known to be needed: the prompt and a first token. ``one_token``
-    says that the request ends with that and so has no token phase.
+    It has to if no token machine holds ``kv_tokens`` more now, or every prompt machine's queue is
+    long: what lies there can no more be overtaken. Then nobody is pulled for it either.
+    ``kv_tokens`` is what is known to be needed: the prompt and a first token. ``one_token`` says
+    that the request ends with that and so has no token phase.
     """
     prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
-    if prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold):
-        return NOBODY, NOBODY
-    if one_token:
-        token = prompt
-    elif cluster.kv_tokens[token] + kv_tokens > cluster.kv_capacity_tokens[token]:
+    is_refused = prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold)
+    if is_refused or not (one_token or has_room(cluster, token, kv_tokens)):
+        prompt, token, is_pair = _go_on(
+            cluster, prompt_tokens, kv_tokens, one_token, threshold, may_pull
+        )
+    if prompt == NOBODY:
         return NOBODY, NOBODY
     if is_pair:
-        pull(cluster, prompt, Pool.TOKEN)
-    if is_pair and not one_token:
-        pull(cluster, token, Pool.PROMPT)
+        pull(cluster, prompt, _TOKEN)
+    if one_token:
+        return prompt, prompt
+    if is_pair:
+        pull(cluster, token, _PROMPT)
     return prompt, token
 
 
@@ -272,29 +109,20 @@ def choose(
     """Find (prompt machine, token machine) and change nothing.
 
     The third value says that steps 1 to 3 found both; one that stands in the opposite pool is then
-    to be pulled. A machine that computes both phases by step 4 or 5 stays in its pool.
+    to be pulled. A machine that computes both phases by step 4 stays in its pool.
     """
     prompt, token = _choose_pair(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
-    is_pair = prompt != NOBODY and token != NOBODY
-    if not is_pair:
-        prompt = least_pending(cluster)
-        token = prompt
-    if prompt == NOBODY:
-        return NOBODY, NOBODY, False
-    capacity = cluster.kv_capacity_tokens
-    if prompt_tokens + 1 > capacity[prompt] or kv_tokens > capacity[token]:
-        alone = roomiest(cluster)
-        if kv_tokens > capacity[alone]:
-            return NOBODY, NOBODY, False
-        return alone, alone, False
-    return prompt, token, is_pair
+    if prompt != NOBODY and token != NOBODY:
+        return prompt, token, True
+    alone = _least_pending_of_all(cluster, prompt_tokens, kv_tokens, threshold)
+    return alone, alone, False
 
 
 @shared
 def pull(cluster: ClusterState, machine: int, opposite: int) -> None:
     """Move a machine chosen for a phase that its pool, ``opposite``, does not run."""
-    if int(cluster.pool[machine]) == opposite:  # numpy takes microseconds to compare with an enum
-        move(cluster, machine, Pool.MIXED)
+    if int(cluster.pool[machine]) == opposite:
+        move(cluster, machine, _MIXED)
 
 
 @shared
@@ -302,56 +130,206 @@ def _choose_pair(
     cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
 ) -> tuple[int, int]:
     """Steps 1 to 3."""
-    prompt = first(cluster.by_pending, Pool.PROMPT)
-    token = first(cluster.by_kv, Pool.TOKEN)
+    prompt_kv = prompt_tokens + 1
+    prompt = _least_pending(cluster, _PROMPT, prompt_tokens, prompt_kv, threshold)
+    token = _roomiest(cluster, _TOKEN, kv_tokens)
     if prompt == NOBODY and token == NOBODY:
-        alone = first(cluster.by_pending, Pool.MIXED)
+        alone = _least_pending(cluster, _MIXED, prompt_tokens, kv_tokens, threshold)
         return alone, alone
     if prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold):
-        prompt = first(cluster.by_pending, Pool.MIXED)
+        prompt = _least_pending(cluster, _MIXED, prompt_tokens, prompt_kv, threshold)
         if prompt != NOBODY and is_queue_long(cluster, prompt, prompt_tokens, threshold):
             prompt = NOBODY
     if token == NOBODY or is_memory_full(cluster, token, kv_tokens):
-        token = first(cluster.by_kv, Pool.MIXED)
+        token = _roomiest(cluster, _MIXED, kv_tokens)
         if token != NOBODY and is_memory_full(cluster, token, kv_tokens):
             token = NOBODY
     if prompt == NOBODY:
-        prompt = _relief(cluster.by_pending, Pool.PROMPT, Pool.TOKEN, may_pull)
+        pool = _TOKEN if may_pull else _PROMPT
+        prompt = _least_pending(cluster, pool, prompt_tokens, prompt_kv, threshold)
+        if prompt == NOBODY and not may_pull:
+            prompt = _least_pending(cluster, _MIXED, prompt_tokens, prompt_kv, threshold)
     if token == NOBODY:
-        token = _relief(cluster.by_kv, Pool.TOKEN, Pool.PROMPT, may_pull)
+        token = _roomiest(cluster, _PROMPT if may_pull else _TOKEN, kv_tokens)
+        if token == NOBODY and not may_pull:
+            token = _roomiest(cluster, _MIXED, kv_tokens)
     return prompt, token
 
 
 @shared
-def _relief(ranking: Ranking, own: int, opposite: int, may_pull: bool) -> int:
-    """Who takes what its own pool and the mixed one refuse."""
-    if may_pull:
-        return first(ranking, opposite)
-    busy = first(ranking, own)
-    return busy if busy != NOBODY else first(ranking, Pool.MIXED)
+def _least_pending(
+    cluster: ClusterState, pool: int, prompt_tokens: int, kv_tokens: int, threshold: int
+) -> int:
+    """The pool's least pending machine that could hold ``kv_tokens``, if it need not give way."""
+    least = _first_that_holds(cluster, cluster.by_pending, pool, kv_tokens)
+    if least == NOBODY or has_room(cluster, least, kv_tokens):
+        return least
+    roomiest = first(cluster.by_kv, pool)
+    return _larger_or(cluster, least, roomiest, prompt_tokens, kv_tokens, threshold)
 
 
 @shared
-def least_pending(cluster: ClusterState) -> int:
-    """The least pending machine of all pools; of equals prompt before mixed before token."""
-    best = first(cluster.by_pending, Pool.PROMPT)
-    for other in (first(cluster.by_pending, Pool.MIXED), first(cluster.by_pending, Pool.TOKEN)):
-        if other == NOBODY:
-            continue
-        if best == NOBODY or cluster.pending_tokens[other] < cluster.pending_tokens[best]:
-            best = other
-    return best
-
-
-@shared
-def roomiest(cluster: ClusterState) -> int:
-    """The machine that takes requests and holds the most cache, the first of equals."""
-    best = NOBODY
-    for machine in range(len(cluster.up)):
-        if not takes_requests(cluster, machine):
-            continue
-        if best == NOBODY or (
-            cluster.kv_capacity_tokens[machine] > cluster.kv_capacity_tokens[best]
+def _least_pending_of_all(
+    cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int
+) -> int:
+    """The same of all pools; of equals prompt before mixed before token."""
+    least, roomiest = NOBODY, NOBODY
+    for pool in (_PROMPT, _MIXED, _TOKEN):
+        one = _first_that_holds(cluster, cluster.by_pending, pool, kv_tokens)
+        if least == NOBODY or (
+            one != NOBODY and cluster.pending_tokens[one] < cluster.pending_tokens[least]
         ):
-            best = machine
-    return best
+            least = one
+        one = first(cluster.by_kv, pool)
+        if roomiest == NOBODY or (
+            one != NOBODY and room_tokens(cluster, one) > room_tokens(cluster, roomiest)
+        ):
+            roomiest = one
+    if least == NOBODY or has_room(cluster, least, kv_tokens):
+        return least
+    return _larger_or(cluster, least, roomiest, prompt_tokens, kv_tokens, threshold)
+
+
+@shared
+def _larger_or(
+    cluster: ClusterState,
+    full: int,
+    roomiest: int,
+    prompt_tokens: int,
+    kv_tokens: int,
+    threshold: int,
+) -> int:
+    """Who goes before a machine that is full: one that is larger, has room and no long queue."""
+    capacity_tokens = cluster.kv_capacity_tokens
+    if (
+        cluster.is_sized[roomiest]
+        and capacity_tokens[roomiest] > capacity_tokens[full]
+        and has_room(cluster, roomiest, kv_tokens)
+        and not is_queue_long(cluster, roomiest, prompt_tokens, threshold)
+    ):
+        return roomiest
+    return full
+
+
+@shared
+def _roomiest(cluster: ClusterState, pool: int, kv_tokens: int) -> int:
+    """The machine with the most room of the pool's that could hold ``kv_tokens``."""
+    return _first_that_holds(cluster, cluster.by_kv, pool, kv_tokens)
+
+
+@shared
+def _first_that_holds(cluster: ClusterState, ranking: Ranking, pool: int, kv_tokens: int) -> int:
+    """The first in the ranking of those whose cache could ever hold ``kv_tokens``."""
+    best = first(ranking, pool)
+    if best == NOBODY or cluster.kv_capacity_tokens[best] >= kv_tokens:
+        return best
+    size = ranking.key.shape[1]
+    holding, beyond = 0, len(cluster.up)
+    while holding < beyond:  # the largest stand first
+        middle = (holding + beyond) // 2
+        if cluster.kv_capacity_tokens[ranking.winner[pool, size + middle]] >= kv_tokens:
+            holding = middle + 1
+        else:
+            beyond = middle
+    return first_of_leaves(ranking, pool, holding)
+
+
+@shared
+def _go_on(
+    cluster: ClusterState,
+    prompt_tokens: int,
+    kv_tokens: int,
+    one_token: bool,
+    threshold: int,
+    may_pull: bool,
+) -> tuple[int, int, bool]:
+    """Who takes a request that is refused by those whom ``choose`` found: anybody that may run it
+    by steps 1 to 4 and has room, and a queue that is not long. Says it as ``choose`` does."""
+    prompt_kv = prompt_tokens + 1
+    alone = _pool_of_both(cluster, prompt_kv, kv_tokens, may_pull)
+    if alone != NOBODY and one_token:
+        machine = _with_short_queue(cluster, alone, prompt_tokens, kv_tokens, threshold)
+        return machine, machine, False
+    if alone != NOBODY:
+        machine = _with_room_for_both(cluster, alone, prompt_tokens, kv_tokens, threshold)
+        return machine, machine, False
+    prompt = _with_short_queue(cluster, _PROMPT, prompt_tokens, prompt_kv, threshold)
+    if prompt == NOBODY:
+        prompt = _with_short_queue(cluster, _MIXED, prompt_tokens, prompt_kv, threshold)
+    if prompt == NOBODY and may_pull:
+        prompt = _with_short_queue(cluster, _TOKEN, prompt_tokens, prompt_kv, threshold)
+    if one_token or prompt == NOBODY:
+        return prompt, prompt, True
+    token = _with_room(cluster, _TOKEN, kv_tokens)
+    if token == NOBODY:
+        token = _with_room(cluster, _MIXED, kv_tokens)
+    if token == NOBODY and may_pull:
+        token = _with_room(cluster, _PROMPT, kv_tokens)
+    if token == NOBODY:
+        return NOBODY, NOBODY, False
+    return prompt, token, True
+
+
+@shared
+def _pool_of_both(cluster: ClusterState, prompt_kv: int, kv_tokens: int, may_pull: bool) -> int:
+    """The pool whose machines compute both phases, as no others are left for one; else NOBODY."""
+    no_prompt = _first_that_holds(cluster, cluster.by_pending, _PROMPT, prompt_kv) == NOBODY
+    no_token = _first_that_holds(cluster, cluster.by_pending, _TOKEN, kv_tokens) == NOBODY
+    if no_prompt and no_token:
+        return _MIXED
+    if may_pull:
+        return NOBODY
+    if no_prompt and _first_that_holds(cluster, cluster.by_pending, _MIXED, prompt_kv) == NOBODY:
+        return _TOKEN
+    if no_token and _first_that_holds(cluster, cluster.by_pending, _MIXED, kv_tokens) == NOBODY:
+        return _PROMPT
+    return NOBODY
+
+
+@shared
+def _with_short_queue(
+    cluster: ClusterState, pool: int, prompt_tokens: int, kv_tokens: int, threshold: int
+) -> int:
+    """A machine of the pool whose queue is not long: the least pending, or one with none."""
+    machine = _least_pending(cluster, pool, prompt_tokens, kv_tokens, threshold)
+    if machine != NOBODY and is_queue_long(cluster, machine, prompt_tokens, threshold):
+        machine = _first_that_holds(cluster, cluster.by_queue, pool, kv_tokens)
+    return machine
+
+
+@shared
+def _with_room(cluster: ClusterState, pool: int, kv_tokens: int) -> int:
+    """A machine of the pool that has room: if any has, the roomiest."""
+    machine = first(cluster.by_kv, pool)
+    if machine != NOBODY and not has_room(cluster, machine, kv_tokens):
+        return NOBODY
+    return machine
+
+
+@shared
+def _with_room_for_both(
+    cluster: ClusterState, pool: int, prompt_tokens: int, kv_tokens: int, threshold: int
+) -> int:
+    """A machine of the pool with room and a queue that is not long, the largest first.
+
+    The rankings have the same leaves, so that together they say which subtrees have none.
+    """
+    by_kv, by_pending, by_queue = cluster.by_kv, cluster.by_pending, cluster.by_queue
+    node, leaves = 1, by_kv.key.shape[1]
+    while node > 0:
+        roomiest = by_kv.winner[pool, node]
+        may_hold = by_kv.key[pool, roomiest] != OUT and has_room(cluster, roomiest, kv_tokens)
+        if may_hold and is_queue_long(
+            cluster, by_pending.winner[pool, node], prompt_tokens, threshold
+        ):
+            may_hold = by_queue.key[pool, by_queue.winner[pool, node]] != OUT
+        if may_hold and node >= leaves:
+            return int(roomiest)
+        if may_hold:
+            node *= 2
+            continue
+        while node % 2 == 1:
+            node //= 2
+        if node > 0:
+            node += 1
+    return NOBODY

@@ -7,7 +7,7 @@ ledger does. A prompt machine that sends its cache away is charged the prompt an
 
 from typing import Any
 
-from splitwise.scheduling.placement import rank
+from splitwise.scheduling.cluster_state import rank
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.state import Phase
 

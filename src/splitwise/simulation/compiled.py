@@ -13,7 +13,7 @@ import numba
 from numba.extending import register_jitable
 
 import splitwise.scheduling.batching
-import splitwise.scheduling.placement  # noqa: F401  both fill SHARED, whoever comes here first
+import splitwise.scheduling.placement  # noqa: F401  these fill SHARED, whoever comes here first
 from splitwise.scheduling.shared import SHARED, Function
 
 

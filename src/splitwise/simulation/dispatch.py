@@ -7,6 +7,7 @@ known.
 
 from typing import Any
 
+from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.placement import place, place_if_room
 from splitwise.scheduling.ranking import NOBODY
 from splitwise.simulation.charges import charge, in_blocks
@@ -50,8 +51,8 @@ def send_to_machines(state: Any, request: int, now: float) -> None:
     one = state.requests[request]
     prompt, token = one.prompt_machine, one.token_machine
     one.attempts += 1
-    charge(state, one)
     append_prompt(state, prompt, request)
+    charge(state, one)
     if state.rules.cache_grows and prompt != token:
         expect(state, request)
         kick(state, token, now)
@@ -71,8 +72,10 @@ def serve_line(state: Any, now: float) -> None:
         line[STARTING] = 0
         for machine in range(len(state.machines)):
             here = state.machines[machine]
-            state.cluster.waiting[machine] -= here.starting
-            here.starting = 0
+            if here.starting > 0:
+                state.cluster.waiting[machine] -= here.starting
+                here.starting = 0
+                rank(state.cluster, machine)
         hand_out(state, now)
 
 

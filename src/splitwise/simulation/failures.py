@@ -12,7 +12,7 @@
 
 from typing import Any
 
-from splitwise.scheduling.placement import rank
+from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.dispatch import dispatch

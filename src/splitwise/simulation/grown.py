@@ -11,7 +11,7 @@
 from typing import Any
 
 from splitwise.scheduling.batching import may_reserve, pick_victim
-from splitwise.scheduling.placement import rank
+from splitwise.scheduling.cluster_state import rank
 from splitwise.simulation.charges import in_blocks, prompt_charge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.links import send

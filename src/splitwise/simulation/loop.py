@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.placement import rank
+from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import NOBODY, first
 from splitwise.simulation.charges import in_blocks
 from splitwise.simulation.compiled import compiled, inlined

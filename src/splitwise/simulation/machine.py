@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from splitwise.scheduling.batching import decode_places, joins_batch
-from splitwise.scheduling.placement import rank
+from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import compiled, inlined

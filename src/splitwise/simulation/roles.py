@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from splitwise.scheduling.placement import go_home
+from splitwise.scheduling.cluster_state import go_home
 from splitwise.simulation.compiled import inlined
 
 

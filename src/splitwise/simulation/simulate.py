@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from splitwise.hardware.iteration_times import IterationTimes
 from splitwise.scheduling.batching import BATCH_REQUESTS, MAX_PREEMPTIONS, PROMPT_BATCH_TOKENS
-from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS, new_cluster
+from splitwise.scheduling.cluster_state import new_cluster
+from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import new_ranking
 from splitwise.simulation import state as st
@@ -76,6 +77,9 @@ class Options:
     ``block_tokens``, as a server's cluster scheduler knows it. Requests then wait in one line for
     machines with room, and where a token machine's blocks run out as outputs grow, it preempts the
     youngest request, which returns to the head of the line with its tokens so far in its prompt.
+
+    ``rank_by_size`` sends tokens to the machine with the most room; without it, to the one that
+    holds least. Among machines of one size it is the same.
     """
 
     queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
@@ -91,6 +95,7 @@ class Options:
     timeline_segments: int = 0
     cache: str = "promised"
     block_tokens: int = BLOCK_TOKENS
+    rank_by_size: bool = True
 
     def __post_init__(self) -> None:
         for name in ("queue_threshold_tokens", "batch_tokens", "batch_requests", "block_tokens"):
@@ -126,7 +131,9 @@ class Outage:
             )
 
 
-PUBLISHED_2024: Final = Options(overlap=False, share_links=False, retry_s=1.0, max_preemptions=0)
+PUBLISHED_2024: Final = Options(
+    overlap=False, share_links=False, retry_s=1.0, max_preemptions=0, rank_by_size=False
+)
 """The rules of the authors' public simulator, to be used with the profile of the same name.
 
 Its guard against starvation is switched off by every fresh arrival, so that some of its requests
@@ -221,7 +228,7 @@ def new_state(
     whole = table["prompt_tokens"] + table["output_tokens"]  # a retry's prompt may be almost that
     longest = int(whole.max()) + options.batch_tokens + st.MAX_SLOTS
     return st.State(
-        new_cluster(home.astype(np.int8), capacity.astype(np.int64)),
+        new_cluster(home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size),
         new_kinds(groups, longest + 1),
         new_rules(options, span_s),
         machines,

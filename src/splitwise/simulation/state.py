@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from splitwise.scheduling.placement import ClusterState
+from splitwise.scheduling.cluster_state import ClusterState
 from splitwise.scheduling.ranking import Ranking
 
 NONE: Final = -1
