@@ -50,4 +50,6 @@ class Serve(Protocol):
         gate: Gate | None = None,
         parrot: Parrot | None = None,
         tls: ssl.SSLContext | None = None,
+        codec: TextCodec | None = None,
+        facts: ModelFacts | None = None,
     ) -> Running: ...

@@ -72,6 +72,7 @@ def running_server(codec: TextCodec, facts: ModelFacts) -> Iterator[Running]:
 
 @pytest.fixture
 def serve(codec: TextCodec, facts: ModelFacts) -> Iterator[Serve]:
+    usual_codec, usual_facts = codec, facts
     with ExitStack() as servers:
 
         def start(
@@ -79,9 +80,18 @@ def serve(codec: TextCodec, facts: ModelFacts) -> Iterator[Serve]:
             gate: Gate | None = None,
             parrot: Parrot | None = None,
             tls: ssl.SSLContext | None = None,
+            codec: TextCodec | None = None,
+            facts: ModelFacts | None = None,
         ) -> Running:
             return servers.enter_context(
-                serving(codec, facts, limits, gate or Gate(), parrot or Parrot(), tls)
+                serving(
+                    codec or usual_codec,
+                    facts or usual_facts,
+                    limits,
+                    gate or Gate(),
+                    parrot or Parrot(),
+                    tls,
+                )
             )
 
         yield start

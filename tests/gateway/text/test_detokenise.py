@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_piece import bytes_of, sentence_piece
 from tokenizers import Tokenizer, decoders, models
 
 from splitwise.engine.model_files import resolve_model
@@ -32,6 +33,11 @@ def llama_like() -> Tokenizer:
         ]
     )
     return tokenizer
+
+
+@pytest.fixture(params=["llama", "gemma", "t5"], scope="module")
+def style(request: pytest.FixtureRequest) -> Tokenizer:
+    return sentence_piece(request.param)
 
 
 LLAMA = llama_like()
@@ -125,6 +131,97 @@ def test_bytes_of_tokens() -> None:
     assert LLAMA_CODEC.token_bytes(BYTE_0 + 0xE2) == b"\xe2"
     assert LLAMA_CODEC.token_bytes(2) == b" a"
     assert LLAMA_CODEC.token_text(BYTE_0 + 0xE2) == "�"
+
+
+def in_place(tokenizer: Tokenizer, prompt: list[int], output: list[int], skip: bool) -> str:
+    """What a full decode of both adds to that of the prompt."""
+    before = tokenizer.decode(prompt, skip_special_tokens=skip)
+    both = tokenizer.decode(prompt + output, skip_special_tokens=skip)
+    assert both.startswith(before)
+    return both[len(before) :]
+
+
+def test_a_completion_keeps_its_first_space(style: Tokenizer) -> None:
+    codec = TextCodec(style)
+    hello = style.encode("Hello", add_special_tokens=False).ids
+    world = style.encode("Hello world!", add_special_tokens=False).ids[len(hello) :]
+    assert len(world) > 1
+    assert "".join(said(codec.stream(True, hello), world)) == " world!"
+    # A chat's prompt ends with special tokens; what stands before them counts.
+    special = [style.token_to_id("</s>")] * 3
+    assert "".join(said(codec.stream(True, hello + special), world)) == " world!"
+    # At the very beginning of a text there is nothing to keep a space from.
+    first = style.encode("world", add_special_tokens=False).ids
+    alone = style.decode(first)
+    assert "".join(said(codec.stream(True, special), first)) == alone
+    assert "".join(said(codec.stream(True), first)) == alone
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_an_output_goes_on_from_its_prompt(style: Tokenizer, data: st.DataObject) -> None:
+    codec, skip = TextCodec(style), data.draw(st.booleans())
+    pieces = st.one_of(
+        st.sampled_from(["a", " a", "b", " ", "Hello", " world", "</s>", "!"]).map(
+            lambda text: style.encode(text, add_special_tokens=False).ids
+        ),
+        st.characters(exclude_categories=["Cs"], min_codepoint=0x80).map(
+            lambda character: style.encode(character, add_special_tokens=False).ids
+        ),
+    )
+    prompt, output = (
+        [token for ids in data.draw(st.lists(pieces, max_size=12)) for token in ids]
+        for _ in range(2)
+    )
+    expected = in_place(style, prompt, output, skip)
+    assert "".join(said(codec.stream(skip, prompt), output)) == expected
+
+
+@pytest.mark.parametrize("character", ["é", "€", "🦜"])
+def test_a_character_split_between_prompt_and_output_is_shown_whole(
+    style: Tokenizer, character: str
+) -> None:
+    ids = bytes_of(style)
+    data = character.encode()
+    a = style.encode("a", add_special_tokens=False).ids
+    for cut in range(1, len(data)):
+        prompt = a + [ids[byte] for byte in data[:cut]]
+        output = [ids[byte] for byte in data[cut:]] + a
+        parts = said(TextCodec(style).stream(True, prompt), output)
+        expected = style.decode(a + [ids[byte] for byte in data] + a)
+        assert "".join(parts) == expected.removeprefix(style.decode(a))
+        # One that the output does not finish is the prompt's own.
+        parts = said(TextCodec(style).stream(True, prompt), [*a, *a])
+        assert "".join(parts) == style.decode(a * 3).removeprefix(style.decode(a))
+        assert said(TextCodec(style).stream(True, prompt), []) == [""]
+
+
+def test_a_broken_byte_of_the_output_is_its_own(style: Tokenizer) -> None:
+    ids = bytes_of(style)
+    a = style.encode("a", add_special_tokens=False).ids
+    prompt = [*a, ids[0xE2]]
+    parts = said(TextCodec(style).stream(True, prompt), [ids[0xE2], *a])
+    assert "".join(parts) == "\ufffd" + style.decode(a * 2).removeprefix(style.decode(a))
+    prompt = [*a, ids[0xC3], ids[0xA9]]
+    assert "".join(said(TextCodec(style).stream(True, prompt), [ids[0x82]])) == "\ufffd"
+
+
+def test_byte_level_characters_may_be_split_too() -> None:
+    parrot = [TOKEN_OF_BYTE[byte] for byte in "🦜".encode()]
+    a = FULL.encode("a").ids
+    for cut in range(1, 4):
+        parts = said(CODEC.stream(True, a + parrot[:cut]), parrot[cut:] + a)
+        assert "".join(parts) == "🦜a"
+        assert "".join(said(CODEC.stream(True, parrot[:cut]), a)) == "a"
+    # The first byte goes on, the next does not: what is broken is the output's, too.
+    assert "".join(said(CODEC.stream(True, parrot[:1]), [parrot[1], *a])) == "\ufffda"
+
+
+@given(st.lists(st.integers(0, VOCABULARY + 100), max_size=40), st.text(max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_a_whole_prompt_changes_nothing_of_a_byte_level_text(tokens: list[int], text: str) -> None:
+    prompt = FULL.encode(text, add_special_tokens=False).ids
+    assert said(CODEC.stream(True, prompt), tokens) == said(CODEC.stream(), tokens)
 
 
 def first_complete(text: str, stops: list[str]) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ a stop string (the rest of the chunk is dropped, and the cluster told to stop), 
 the cluster marks as the last.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -43,14 +44,19 @@ class Answer:
     """The state of one answer; ``index`` is its place among the request's choices."""
 
     def __init__(
-        self, index: int, stream: TokenStream, options: OutputOptions, codec: TextCodec
+        self,
+        index: int,
+        prompt: Sequence[int],
+        stream: TokenStream,
+        options: OutputOptions,
+        codec: TextCodec,
     ) -> None:
         self.index = index
         self.stream = stream
         self.tokens = 0
         self.finish: FinishReason | None = None
         self._options = options
-        self._text = codec.stream(options.skip_special_tokens)
+        self._text = codec.stream(options.skip_special_tokens, prompt)
         self._stops = StopFinder(options.stops, options.include_stop) if options.stops else None
         self._decoded_chars = 0
 

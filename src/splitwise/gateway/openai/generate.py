@@ -103,7 +103,7 @@ class Runner:
         try:
             for index, request in enumerate(job.requests):
                 stream = self._generator.submit(request)
-                answer = Answer(index, stream, job.output, self._codec)
+                answer = Answer(index, request.prompt, stream, job.output, self._codec)
                 answers.append(Running(answer, self._metrics, arrived_s))
                 self._metrics.admitted(len(request.prompt))
             yield answers

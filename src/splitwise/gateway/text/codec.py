@@ -2,7 +2,8 @@
 
 1. ``TextCodec.load`` reads ``tokenizer.json`` and the chat template from the model's folder.
 2. ``render_chat`` makes text of messages; ``encode`` makes tokens of text.
-3. ``stream`` makes text of the output's tokens as they come (``detokenise``).
+3. ``stream`` makes text of the output's tokens as they come, in the place where they stand: after
+   the prompt (``detokenise``).
 
 The gateway uses the ``tokenizers`` library and jinja2 directly: transformers would import torch,
 which costs seconds and hundreds of megabytes. Chat templates are rendered with the settings,
@@ -181,13 +182,12 @@ class TextCodec:
                 f"the model's chat template refuses the messages: {error}"
             ) from error
 
-    def stream(self, skip_special_tokens: bool = True) -> TextStream:
-        """A fresh text stream for one output."""
+    def stream(self, skip_special_tokens: bool = True, prompt: Sequence[int] = ()) -> TextStream:
+        """A fresh text stream for one output, which goes on from ``prompt``."""
+        skipped = self._special_ids if skip_special_tokens else frozenset[int]()
         if self._byte_level:
-            return ByteLevelStream(
-                self._bytes, self._special_ids if skip_special_tokens else frozenset()
-            )
-        return DecoderStream(self._tokenizer, skip_special_tokens)
+            return ByteLevelStream(self._bytes, skipped, prompt)
+        return DecoderStream(self._tokenizer, skipped, prompt)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for, in the middle of a text."""
