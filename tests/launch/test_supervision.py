@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -21,7 +23,7 @@ SPECS = {name: WorkerSpec(name, Pool.MIXED, 1, [], []) for name in "abc"}
 class Host(Launcher):
     """Workers that end when they are told to; it may refuse to start any."""
 
-    def __init__(self, refusals: list[OSError]) -> None:
+    def __init__(self, refusals: list[Exception]) -> None:
         super().__init__()
         self.started: list[str] = []
         self.refusals = refusals
@@ -41,8 +43,33 @@ class Host(Launcher):
     def kill(self, machine_id: str) -> None:
         self._ends[machine_id].set_result("killed")
 
+    def fail(self, machine_id: str) -> None:
+        self._ends[machine_id].set_exception(RuntimeError("a bug"))
+
     async def stop(self) -> None:
         raise AssertionError("nobody stops a launcher here")
+
+
+@asynccontextmanager
+async def supervised(
+    is_drained: Callable[[str], bool] = lambda _: False,
+) -> AsyncIterator[tuple[Host, asyncio.Task[None]]]:
+    """A host that runs all of ``SPECS``, and the supervision over it."""
+    host = Host([])
+    await host.start(list(SPECS.values()))
+    supervision = asyncio.create_task(Supervisor(host, SPECS, is_drained).run())
+    await asyncio.sleep(0.05)  # It waits for an end by now.
+    try:
+        yield host, supervision
+        assert not supervision.done()
+    finally:
+        supervision.cancel()
+
+
+async def until_said(words: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with asyncio.timeout(20):
+        while words not in caplog.text:
+            await asyncio.sleep(0.01)
 
 
 async def until(wanted: list[str], host: Host) -> None:
@@ -54,20 +81,78 @@ async def until(wanted: list[str], host: Host) -> None:
 async def test_who_ended_is_started_again_also_on_a_host_without_room_for_a_while(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    host = Host([])
-    await host.start(list(SPECS.values()))
-    host.refusals = [BlockingIOError(11, "no more processes")]
-    supervision = asyncio.create_task(Supervisor(host, SPECS, lambda name: name == "b").run())
     caplog.set_level(logging.INFO)
-    host.kill("a")
-    host.kill("b")
-    await until([*"abc", "a"], host)
-    host.kill("c")
-    await until([*"abc", "a", "c"], host)
+    async with supervised(is_drained=lambda name: name == "b") as (host, _):
+        host.refusals = [BlockingIOError(11, "no more processes"), RuntimeError("no more threads")]
+        host.kill("a")
+        host.kill("b")
+        await until([*"abc", "a"], host)
+        host.kill("c")
+        await until([*"abc", "a", "c"], host)
     assert "worker b was drained" in caplog.text
     assert "worker a could not be started ([Errno 11] no more processes)" in caplog.text
-    assert not supervision.done()
+    assert "worker a could not be started (RuntimeError: no more threads)" in caplog.text
+
+
+async def test_a_second_end_of_one_worker_is_noticed_while_nobody_else_ends() -> None:
+    async with supervised() as (host, _):
+        host.kill("a")
+        await until([*"abc", "a"], host)
+        host.kill("a")
+        await until([*"abc", "a", "a"], host)
+
+
+async def test_an_end_is_noticed_while_another_worker_waits_to_be_started_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with supervised() as (host, _):
+        host.kill("a")
+        await until([*"abc", "a"], host)
+        host.kill("a")
+        await until_said("worker a ended (killed); it is started again in 1 s", caplog)
+        host.kill("b")
+        await until([*"abc", "a", "b"], host)
+        host.kill("b")
+        host.kill("c")
+        await until([*"abc", "a", "b", "c", "a", "b"], host)
+
+
+async def test_ends_at_one_moment_and_before_anybody_watched_are_all_noticed() -> None:
+    host = Host([])
+    await host.start(list(SPECS.values()))
+    for name in SPECS:
+        host.kill(name)
+    await asyncio.sleep(0.05)
+    supervision = asyncio.create_task(Supervisor(host, SPECS, lambda _: False).run())
+    await until([*"abc", *"abc"], host)
     supervision.cancel()
+
+
+async def test_a_failing_watch_is_heard_of_and_ends_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with supervised() as (host, _):
+        host.fail("a")
+        await until([*"abc", "a"], host)
+        host.kill("b")
+        await until([*"abc", "a", "b"], host)
+    assert "the watch of worker a failed" in caplog.text
+    assert "worker a ended (its watch failed: a bug)" in caplog.text
+
+
+async def test_who_is_drained_while_waiting_to_be_started_again_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    drained: set[str] = set()
+    async with supervised(drained.__contains__) as (host, _):
+        host.kill("a")
+        await until([*"abc", "a"], host)
+        host.kill("a")
+        await until_said("it is started again in 1 s", caplog)
+        drained.add("a")
+        await until_said("worker a was drained", caplog)
+        assert host.started == [*"abc", "a"]
 
 
 def test_the_delay_doubles_to_a_limit_and_is_forgotten_by_a_stable_worker() -> None:

@@ -98,6 +98,57 @@ def test_a_lost_token_machine_does_not_change_the_answer() -> None:
         process.stdout.close()  # type: ignore[union-attr]
 
 
+TALKATIVE = """
+import os, sys
+if "worker" in sys.argv:
+    for output in (1, 2):
+        os.write(output, b"x" * 100_000 + b"\\n")
+"""
+"""What Python runs at its start where it finds it: here, a worker's first lines are long ones."""
+
+
+def test_a_worker_that_dies_again_is_started_again_whatever_it_says(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TALKATIVE)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    body = {"prompt": [5, 6, 7], "max_tokens": 5, "temperature": 0}
+    command = [*SERVE, "--port=0", "--engine=null", "--no-change-roles", "--drain-s=1"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("ready: ").strip()
+        expected = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()["choices"]
+        for _ in range(2):
+            os.kill(worker_of(process.pid, "token-0"), signal.SIGKILL)
+            time.sleep(3)
+            answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+            assert answer.json()["choices"] == expected
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(END_S)
+        process.stdout.close()  # type: ignore[union-attr]
+    said = (tmp_path / "log").read_text()
+    assert said.count("worker token-0 ended (signal SIGKILL") == 2
+    assert said.count("(cut at") == 2 * 4  # two outputs of four processes
+
+
+def worker_of(gateway: int, machine_id: str) -> int:
+    """The process of that worker, as soon as there is one."""
+    deadline = time.monotonic() + END_S
+    while time.monotonic() < deadline:
+        for pid in children_of(gateway):
+            if f"--machine-id={machine_id}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                return pid
+        time.sleep(0.05)
+    raise AssertionError(f"no worker {machine_id} runs")
+
+
 def test_a_worker_that_cannot_start_says_why_in_the_parent() -> None:
     result = subprocess.run(
         [*SERVE, "--port=0", "--mixed=1", "--device=cuda:99"],

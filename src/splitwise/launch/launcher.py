@@ -1,36 +1,39 @@
 """Starts workers, watches them, and ends them; ``LocalLauncher`` as processes of this host.
 
-A worker's standard error is passed on line by line and its end is kept, so that a worker that
-cannot start says why in the parent. Workers run in process groups of their own: Ctrl-C reaches
-the parent alone, which then ends them in order. Should the parent be killed, the kernel ends them.
+The life of a worker here:
+
+1. ``start``: from now on a task of its own watches it (``_watch``).
+2. The task ends with the worker, or fails: either is put into ``_exits`` (producer: ``_note_end``,
+   consumer: ``wait_for_exit``), where it waits until somebody asks.
+3. It may be started again under its id, before or after its end is told.
+4. ``stop`` ends all that run.
 """
 
 import asyncio
-import ctypes
 import logging
 import os
-import signal
 import sys
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+from splitwise.launch.worker_process import WorkerProcess, start_process
 from splitwise.scheduling.pool import Pool
 
 log = logging.getLogger(__name__)
 
 STOP_LIMIT_S: Final = 10.0
-KEPT_LINES: Final = 20
+"""What workers have to end in when they are asked to."""
+KILL_LIMIT_S: Final = 5.0
+"""And the kernel, when they are killed: a process that waits for a device may take for ever."""
 WORKER_VARIABLES: Final = frozenset({"SPLITWISE_CACHE", "SPLITWISE_FAULTS"})
 """Of our own variables those that a worker reads. The others are the gateway's options and
 secrets, which are none of its business."""
 FOREIGN_SECRETS: Final = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 """The gateway has the model already."""
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class LaunchError(Exception):
@@ -52,9 +55,9 @@ class Launcher(ABC):
     """Where workers run."""
 
     def __init__(self) -> None:
-        self._watchers: dict[str, asyncio.Task[str]] = {}
-        """By machine id, what ends with the worker; the result says how that ended."""
-        self._started = asyncio.Event()
+        self._watches: dict[asyncio.Task[str], str] = {}
+        """What ends with each worker that runs, and says how that ended; the machine ids."""
+        self._exits: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     @abstractmethod
     async def start(self, specs: list[WorkerSpec]) -> None:
@@ -66,25 +69,39 @@ class Launcher(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """End every worker and wait until it has ended."""
+        """End every worker and wait until it has ended, for a limited time."""
 
     async def wait_for_exit(self) -> tuple[str, str]:
         """Wait until a worker ends; returns its machine id, and how it ended with what last words.
 
-        A worker's end is told once.
+        Each end is told once, also one that came before anybody asked.
         """
-        while not self._watchers:
-            self._started.clear()
-            await self._started.wait()
-        watchers = {task: machine_id for machine_id, task in self._watchers.items()}
-        done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
-        ended = next(iter(done))
-        del self._watchers[watchers[ended]]
-        return watchers[ended], ended.result()
+        return await self._exits.get()
 
     def _watch(self, machine_id: str, life: Coroutine[Any, Any, str]) -> None:
-        self._watchers[machine_id] = asyncio.create_task(life)
-        self._started.set()
+        """Have ``life`` run; its end, or failure, is the worker's."""
+        watch = asyncio.create_task(life)
+        self._watches[watch] = machine_id
+        watch.add_done_callback(partial(self._note_end, machine_id))
+
+    def _note_end(self, machine_id: str, watch: asyncio.Task[str]) -> None:
+        del self._watches[watch]
+        if watch.cancelled():
+            how = "it is watched no more"
+        elif (error := watch.exception()) is not None:
+            log.error("the watch of worker %s failed", machine_id, exc_info=error)
+            how = f"its watch failed: {error}"
+        else:
+            how = watch.result()
+        self._exits.put_nowait((machine_id, how))
+
+    async def _running_after(self, limit_s: float) -> dict[str, asyncio.Task[str]]:
+        """The watches of those who still run after ``limit_s``, or nobody as soon as all ended."""
+        watches = dict(self._watches)
+        if not watches:
+            return {}
+        _, late = await asyncio.wait(watches, timeout=limit_s)
+        return {watches[watch]: watch for watch in late}
 
 
 class LocalLauncher(Launcher):
@@ -93,41 +110,28 @@ class LocalLauncher(Launcher):
     def __init__(self, cluster_key: str) -> None:
         super().__init__()
         self._cluster_key = cluster_key
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._processes: dict[str, WorkerProcess] = {}
 
     async def start(self, specs: list[WorkerSpec]) -> None:
         for spec in specs:
-            process = await asyncio.create_subprocess_exec(
-                *worker_command(spec),
-                env=worker_environment(spec, self._cluster_key),
-                stdin=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
+            process = await start_process(
+                worker_command(spec), worker_environment(spec, self._cluster_key)
             )
             self._processes[spec.machine_id] = process
-            self._watch(spec.machine_id, _relay(process))
+            self._watch(spec.machine_id, process.until_end())
 
     def kill(self, machine_id: str) -> None:
-        process = self._processes.get(machine_id)
-        if process is not None and process.returncode is None:
-            process.kill()
+        if machine_id in self._processes:
+            self._processes[machine_id].kill()
 
     async def stop(self) -> None:
         for process in self._processes.values():
-            if process.returncode is None:
-                process.terminate()
-        waits = [asyncio.create_task(p.wait()) for p in self._processes.values()]
-        if not waits:
-            return
-        _, late = await asyncio.wait(waits, timeout=STOP_LIMIT_S)
-        if late:
-            for process in self._processes.values():
-                if process.returncode is None:
-                    log.warning("worker %d did not end in time and is killed", process.pid)
-                    process.kill()
-            await asyncio.wait(late)
-        await asyncio.gather(*self._watchers.values())
+            process.terminate()
+        for machine_id in await self._running_after(STOP_LIMIT_S):
+            log.warning("worker %s did not end in time and is killed", machine_id)
+            self.kill(machine_id)
+        for machine_id in await self._running_after(KILL_LIMIT_S):
+            log.error("worker %s cannot be killed and is left behind", machine_id)
 
 
 def worker_command(spec: WorkerSpec) -> list[str]:
@@ -169,20 +173,3 @@ def assign_cores(workers: int, threads: int) -> list[list[int]]:
     if workers * threads > len(cores):
         return [[] for _ in range(workers)]
     return [cores[i * threads : (i + 1) * threads] for i in range(workers)]
-
-
-async def _relay(process: asyncio.subprocess.Process) -> str:
-    """Pass a worker's standard error on; returns how it ended."""
-    last_words: deque[str] = deque(maxlen=KEPT_LINES)
-    assert process.stderr is not None
-    async for line in process.stderr:
-        text = line.decode(errors="replace").rstrip()
-        last_words.append(text)
-        print(text, file=sys.stderr, flush=True)
-    code = await process.wait()
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{how}: {last_words[-1] if last_words else 'no output'}"
-
-
-def _end_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

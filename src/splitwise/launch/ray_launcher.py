@@ -24,6 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from splitwise.launch.launcher import (
+    KILL_LIMIT_S,
     STOP_LIMIT_S,
     Launcher,
     LaunchError,
@@ -35,8 +36,10 @@ from splitwise.scheduling.pool import Pool
 log = logging.getLogger(__name__)
 
 PROBE_LIMIT_S: Final = 5.0
-ACTOR_STOP_LIMIT_S: Final = STOP_LIMIT_S + 5.0
+ACTOR_STOP_LIMIT_S: Final = STOP_LIMIT_S + KILL_LIMIT_S + 5.0
 """More than the actor itself gives its worker."""
+ACTOR_KILL_LIMIT_S: Final = 5.0
+"""What an actor has to end its worker in when that does not answer; it may be frozen, too."""
 ACCELERATOR_SHARE: Final = 0.001
 """What Ray takes of a node's accelerator type, which only says what the node is."""
 OWN_STORE_BYTES: Final = 80 * 2**20
@@ -105,23 +108,29 @@ class RayLauncher(Launcher):
             self._watch(spec.machine_id, self._run(spec))
 
     def kill(self, machine_id: str) -> None:
-        if machine_id in self._placed:
-            self._placed[machine_id].kill.remote()
+        actor = self._placed.get(machine_id)
+        if actor is None:
+            return
+        actor.kill.remote()
+        loop = asyncio.get_running_loop()
+        loop.call_later(ACTOR_KILL_LIMIT_S, self._kill_actor, machine_id, actor)
+
+    def _kill_actor(self, machine_id: str, actor: Any) -> None:
+        """Kill an actor itself, unless it has ended by now; its worker's end is told then."""
+        if self._placed.get(machine_id) is actor:
+            log.warning("the Ray actor of worker %s does not end it and is killed", machine_id)
+            self._ray.kill(actor)
 
     async def stop(self) -> None:
-        for machine_id, life in self._watchers.items():
+        for watch, machine_id in self._watches.items():
             if machine_id in self._placed:
                 self._placed[machine_id].stop.remote()
             else:
-                life.cancel()
-        lives = list(self._watchers.values())
-        if not lives:
-            return
-        _, late = await asyncio.wait(lives, timeout=ACTOR_STOP_LIMIT_S)
-        for life in late:
-            log.warning("a worker's Ray actor did not end in time and is killed")
-            life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+                watch.cancel()
+        for machine_id, watch in (await self._running_after(ACTOR_STOP_LIMIT_S)).items():
+            log.warning("the Ray actor of worker %s did not end in time and is killed", machine_id)
+            watch.cancel()  # which kills it
+        await self._running_after(KILL_LIMIT_S)
 
     async def _run(self, spec: WorkerSpec) -> str:
         """A worker from its placement to its end; returns how it ended."""

@@ -38,23 +38,25 @@ class Supervisor:
         async with asyncio.TaskGroup() as restarts:
             while True:
                 machine_id, how = await self._launcher.wait_for_exit()
-                if self._is_out_of_service(machine_id):
-                    log.info("worker %s was drained and has ended (%s)", machine_id, how)
-                else:
-                    restarts.create_task(self._start_again(machine_id, f"ended ({how})"))
+                restarts.create_task(self._start_again(machine_id, f"ended ({how})"))
 
     async def _start_again(self, machine_id: str, what: str) -> None:
-        """Until it works: the host may be out of processes or memory, too."""
-        while True:
+        """Until it works, for the host may be out of processes or memory, too; or until it is not
+        wanted any more."""
+        while not self._is_out_of_service(machine_id):
             delay_s = self._delays[machine_id].next_s(time.monotonic())
             log.error("worker %s %s; it is started again in %g s", machine_id, what, delay_s)
             await asyncio.sleep(delay_s)
+            if self._is_out_of_service(machine_id):
+                break
             try:
-                await self._launcher.start([self._specs[machine_id]])
+                return await self._launcher.start([self._specs[machine_id]])
             except (OSError, subprocess.SubprocessError) as error:
                 what = f"could not be started ({error})"
-            else:
-                return
+            except Exception as error:  # a bug in one start must not end the watch over all others
+                log.exception("starting worker %s failed", machine_id)
+                what = f"could not be started ({type(error).__name__}: {error})"
+        log.info("worker %s was drained and %s", machine_id, what)
 
 
 class RestartDelay:
