@@ -96,6 +96,44 @@ def test_stop_strings(
         assert answer.usage.completion_tokens == until
 
 
+MARKED = "Yes. <|im_end|>\nNo.<|im_start|>user Why?"
+
+
+@pytest.mark.usefixtures("chunked")
+@pytest.mark.parametrize(
+    ("stop", "left"),
+    [
+        ("<|im_end|>", "Yes. "),
+        ([" <|im_end|>\n", "never"], "Yes."),
+        ("No.<|im_start|>user", "Yes. \n"),
+        (["<|im_start|>", "Why"], "Yes. \nNo."),
+        ([" Yes", "user"], "Yes. \nNo."),
+        ("im_end", "Yes. \nNo.user Why?"),  # part of a token that is not shown
+        ("<|im_start|><|im_end|>", "Yes. \nNo.user Why?"),
+    ],
+)
+def test_special_tokens_are_stop_strings_though_they_are_not_shown(
+    client: openai.OpenAI, server: Running, stop: str | list[str], left: str
+) -> None:
+    settings = {"prompt": MARKED, "max_tokens": count(server, MARKED), "stop": stop}
+    assert said(client, **settings, extra_body={"ignore_eos": True}) == left
+    shown = {"ignore_eos": True, "skip_special_tokens": False}
+    if stop == "<|im_end|>":
+        assert said(client, **settings, extra_body=shown) == left
+        kept = {"ignore_eos": True, "include_stop_str_in_output": True}
+        assert said(client, **settings, extra_body=kept) == "Yes. <|im_end|>"
+
+
+def test_a_stop_string_may_end_with_the_models_own_end(
+    client: openai.OpenAI, server: Running
+) -> None:
+    """That ends the output anyhow; what stands before it in the stop string is taken away."""
+    prompt = "Yes. Bye.<|im_end|>"
+    tokens = count(server, prompt) + 5
+    assert said(client, prompt=prompt, max_tokens=tokens) == "Yes. Bye."
+    assert said(client, prompt=prompt, max_tokens=tokens, stop=" Bye.<|im_end|>") == "Yes."
+
+
 def test_stop_string_can_be_kept(client: openai.OpenAI) -> None:
     extra = {"include_stop_str_in_output": True}
     assert said(client, max_tokens=99, stop="over", extra_body=extra).endswith(" jumps over")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from splitwise.engine.model_files import resolve_model
 from splitwise.gateway.text.codec import TextCodec
-from splitwise.gateway.text.detokenise import StopFinder, TextStream
+from splitwise.gateway.text.detokenise import TextStream
 
 CODEC = TextCodec.load(resolve_model().path)
 FULL = Tokenizer.from_file(str(resolve_model().path / "tokenizer.json"))
@@ -222,47 +222,3 @@ def test_byte_level_characters_may_be_split_too() -> None:
 def test_a_whole_prompt_changes_nothing_of_a_byte_level_text(tokens: list[int], text: str) -> None:
     prompt = FULL.encode(text, add_special_tokens=False).ids
     assert said(CODEC.stream(True, prompt), tokens) == said(CODEC.stream(), tokens)
-
-
-def first_complete(text: str, stops: list[str]) -> tuple[int, int] | None:
-    """By trying every prefix: the first whose end is a stop string; the longest such."""
-    for end in range(len(text) + 1):
-        starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
-        if starts:
-            return min(starts), end
-    return None
-
-
-@given(
-    st.lists(st.text("abc", max_size=4), max_size=12),
-    st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=4),
-    st.booleans(),
-)
-@settings(max_examples=1000, deadline=None)
-def test_stop_strings_are_found_however_the_text_is_cut(
-    parts: list[str], stops: list[str], include: bool
-) -> None:
-    text = "".join(parts)
-    finder = StopFinder(stops, include)
-    shown = ""
-    for part in parts:
-        shown += finder.push(part)
-        assert text.startswith(shown)
-        if finder.found is not None:
-            break
-    else:
-        shown += finder.flush()
-    match = first_complete(text, stops)
-    if match is None:
-        assert (shown, finder.found) == (text, None)
-    else:
-        start, end = match
-        assert finder.found == text[start:end]
-        assert shown == text[: end if include else start]
-
-
-@pytest.mark.parametrize(
-    ("part", "shown"), [("hello", "hello"), ("hello E", "hello "), ("EN", ""), ("E N", "E N")]
-)
-def test_only_what_may_become_a_stop_string_is_held(part: str, shown: str) -> None:
-    assert StopFinder(["END"]).push(part) == shown

@@ -14,9 +14,10 @@ from splitwise.engine.sampling import Sample
 from splitwise.gateway.openai.protocol import TokenIds
 from splitwise.gateway.openai.validation import OutputOptions
 from splitwise.gateway.text.codec import TextCodec
-from splitwise.gateway.text.detokenise import StopFinder
+from splitwise.gateway.text.stops import StopFinder
 from splitwise.protocol.generation import Chunk, FinishReason, TokenStream
 
+_NO_TOKEN = -1
 _LEAST_LOGPROB = -9999.0
 """JSON has no infinity; vLLM's stand-in."""
 
@@ -57,7 +58,10 @@ class Answer:
         self.finish: FinishReason | None = None
         self._options = options
         self._text = codec.stream(options.skip_special_tokens, prompt)
-        self._stops = StopFinder(options.stops, options.include_stop) if options.stops else None
+        self._stops: StopFinder | None = None
+        if options.stops:
+            hidden = codec.special_texts if options.skip_special_tokens else None
+            self._stops = StopFinder(options.stops, options.include_stop, hidden)
         self._decoded_chars = 0
 
     def take(self, chunk: Chunk) -> Delta:
@@ -70,6 +74,7 @@ class Answer:
             if delta.token_ids is not msgspec.UNSET:
                 delta.token_ids.append(sample.token)
             if place == last and chunk.finish is FinishReason.STOP and self._hides(sample):
+                parts.append(self._until_stop("", sample.token))
                 break
             parts.append(self._take_sample(sample, delta))
             if self.finish is not None:
@@ -85,12 +90,13 @@ class Answer:
         if self._options.logprobs is not None:
             delta.logprobs.append(self._logprob(sample))
             self._decoded_chars += len(text)
-        return self._until_stop(text)
+        return self._until_stop(text, sample.token)
 
-    def _until_stop(self, text: str) -> str:
+    def _until_stop(self, text: str, token: int = _NO_TOKEN) -> str:
+        """What can be shown of ``text``, which ``token`` has made certain."""
         if self._stops is None:
             return text
-        text = self._stops.push(text)
+        text = self._stops.push(text + self._stops.mark_of.get(token, ""))
         if self._stops.found is not None:
             self.finish = FinishReason.STOP
             self.stream.cancel()

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
 from splitwise.gateway.text.detokenise import ByteLevelStream, DecoderStream, TextStream, TokenBytes
+from splitwise.gateway.text.stops import SpecialTexts
 
 LONG_TEXT_CHARS = 16_384
 """Longer text (or as many tokens) goes to a thread: it would hold up the event loop for
@@ -67,9 +68,13 @@ class TextCodec:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._special_ids = frozenset(
-            token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special
-        )
+        special = {
+            added.content: token
+            for token, added in tokenizer.get_added_tokens_decoder().items()
+            if added.special
+        }
+        self._special_ids = frozenset(special.values())
+        self.special_texts = SpecialTexts(special)
         self._byte_level = isinstance(tokenizer.decoder, ByteLevel)
         self._bytes = TokenBytes(tokenizer)
         self._template = _compile(chat_template) if chat_template else None

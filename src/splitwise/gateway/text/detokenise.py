@@ -3,8 +3,8 @@
 1. ``ByteLevelStream`` (GPT-2, Llama 3, Qwen, SmolLM) or ``DecoderStream`` (SentencePiece and
    others) turns each token into the text that is certain by now; bytes of a character that is
    not complete yet are held back.
-2. ``StopFinder`` takes that text, holds back what may still become a stop string, and ends the
-   text at the first stop string that becomes complete.
+2. ``stops.StopFinder`` takes that text, holds back what may still become a stop string, and ends
+   the text at the first stop string that becomes complete.
 
 Joined over a whole output, the streams give exactly what the tokenizer's ``decode`` gives for
 prompt and output, less what it gives for the prompt.
@@ -184,54 +184,3 @@ class DecoderStream:
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=self._skip))
-
-
-class StopFinder:
-    """Finds the first stop string to become complete; of several that end together, the longest.
-
-    That rule depends on the text alone, so the answer is the same however it is cut into tokens
-    and chunks.
-    """
-
-    def __init__(self, stops: Sequence[str], include_stop: bool = False) -> None:
-        self._stops = tuple(stops)
-        self._include = include_stop
-        self._longest = max(map(len, self._stops), default=0)
-        self._held = ""
-        self.found: str | None = None
-
-    def push(self, text: str) -> str:
-        """Take more text; give what can be shown. After ``found`` is set nothing more comes."""
-        text = self._held + text
-        if match := self._first_match(text):
-            start, end = match
-            self.found = text[start:end]
-            self._held = ""
-            return text[: end if self._include else start]
-        keep = self._undecided(text)
-        self._held = text[keep:]
-        return text[:keep]
-
-    def flush(self) -> str:
-        """The text ended: what was held is no stop string."""
-        held, self._held = self._held, ""
-        return held
-
-    def _first_match(self, text: str) -> tuple[int, int] | None:
-        best: tuple[int, int] | None = None
-        for stop in self._stops:
-            start = text.find(stop)
-            if start < 0:
-                continue
-            end = start + len(stop)
-            if best is None or (end, start) < (best[1], best[0]):
-                best = (start, end)
-        return best
-
-    def _undecided(self, text: str) -> int:
-        """Where the longest tail begins that some stop string starts with."""
-        for start in range(max(0, len(text) - self._longest + 1), len(text)):
-            tail = text[start:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return start
-        return len(text)
