@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from splitwise.cli.access import read_access
+from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.main import app
 
 
@@ -52,6 +53,6 @@ def test_a_warning_where_everybody_may_come_in(
 ) -> None:
     caplog.set_level(logging.WARNING)
     secrets = {} if key is None else {"SPLITWISE_API_KEY": key}
-    assert bool(read_access(host, None, False, None, None, secrets).keys) == (key is not None)
+    assert bool(read_access(host, AccessSettings(), secrets).keys) == (key is not None)
     assert ("without an API key" in caplog.text) == warned
     assert "sk-secret" not in caplog.text

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.errors import fail
 from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
 from splitwise.gateway.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
@@ -26,25 +27,18 @@ def take_secrets() -> dict[str, str]:
     return {name: os.environ.pop(name) for name in SECRET_VARIABLES if name in os.environ}
 
 
-def read_access(
-    host: str,
-    api_keys: Path | None,
-    open_metrics: bool,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    secrets: Mapping[str, str],
-) -> Access:
-    """The access options; ends the program where they cannot be used."""
+def read_access(host: str, settings: AccessSettings, secrets: Mapping[str, str]) -> Access:
+    """What the settings say; ends the program where they cannot be used."""
     try:
-        keys = read_api_keys(api_keys, secrets)
-        tls = _tls(tls_cert, tls_key)
+        keys = read_api_keys(settings.api_keys, secrets)
+        tls = _tls(settings.tls_cert, settings.tls_key)
     except (ApiKeyError, TlsError) as error:
         fail(error, code=2)
 
     def reload() -> None:
-        keys.become(read_api_keys(api_keys, secrets))
-        if tls is not None and tls_cert is not None and tls_key is not None:
-            load_certificate(tls, tls_cert, tls_key)
+        keys.become(read_api_keys(settings.api_keys, secrets))
+        if tls is not None and settings.tls_cert is not None and settings.tls_key is not None:
+            load_certificate(tls, settings.tls_cert, settings.tls_key)
 
     if not keys and not is_loopback(host):
         log.warning(
@@ -53,7 +47,13 @@ def read_access(
             host,
             API_KEY_VARIABLE,
         )
-    return Access(keys, open_metrics, tls, reload if api_keys or tls else None)
+    return Access(
+        keys=keys,
+        min_priority=settings.min_priority,
+        open_metrics=settings.open_metrics,
+        tls=tls,
+        reload=reload if settings.api_keys or tls else None,
+    )
 
 
 def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
@@ -74,17 +75,7 @@ def serve(
     ] = None,
     workers: WorkerSettings,
     cluster: ClusterLimits,
-    api_keys: Annotated[
-        Path | None,
-        typer.Option(help="File of API keys, one a line; SPLITWISE_API_KEY holds more, by commas."),
-    ] = None,
-    open_metrics: Annotated[bool, typer.Option(help="Answer /metrics without an API key.")] = False,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="PEM file of the certificate (chain), for HTTPS.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="PEM file of its key, not encrypted.")
-    ] = None,
+    access: AccessSettings,
     http: HttpLimits,
     config: Annotated[
         Path | None,
@@ -113,7 +104,7 @@ def serve(
     from splitwise.launch.ray_launcher import RayLauncher, RayOptions, connect, read_needs
 
     secrets = take_secrets()
-    access = read_access(host, api_keys, open_metrics, tls_cert, tls_key, secrets)
+    granted = read_access(host, access, secrets)
     try:
         is_built_in = workers.engine == "null" and model is None
         folder = null_model() if is_built_in else resolve_model(model)
@@ -136,7 +127,7 @@ def serve(
             ],
             cluster=cluster,
             http=http,
-            access=access,
+            access=granted,
             admin_key=secrets.get(ADMIN_KEY_VARIABLE, ""),
         )
         on_ray = RayOptions(
@@ -157,7 +148,7 @@ def serve(
 
         def announce(url: str) -> None:
             status.stop()
-            _announce(url, gateway.model_name, bool(access.keys))
+            _announce(url, gateway.model_name, bool(granted.keys))
 
         # Ray takes SIGTERM when it connects; the gateway, started later, takes it over.
         with connect(ray) if is_ray else nullcontext(), status:

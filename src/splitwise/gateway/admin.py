@@ -85,7 +85,7 @@ class Admin:
             await self._fail(request, reply, error)
 
     async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
-        answer = as_api_error(error, self._limits)
+        answer = as_api_error(error, self._limits, request.id)
         if isinstance(error, BodyTooLarge | UpgradeAsked):
             await reply.last_body(answer.status, answer.to_json(), request)
             return

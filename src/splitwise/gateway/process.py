@@ -58,6 +58,8 @@ class Access(msgspec.Struct, frozen=True):
     """Who may use the HTTP API, and whether it is HTTPS."""
 
     keys: ApiKeys = ApiKeys()
+    min_priority: int | None = None
+    """The most urgent that a request may ask for (``Gate``)."""
     open_metrics: bool = False
     """Whether ``/metrics`` is answered without a key, too."""
     tls: ssl.SSLContext | None = None
@@ -197,7 +199,7 @@ class Gateway:
             self._metrics,
             limits,
             self.cluster.unavailable_reason,
-            Gate(access.keys, access.open_metrics, stop),
+            Gate(access.keys, access.open_metrics, stop, access.min_priority),
         )
         if access.reload is not None:
             # Without files to read again SIGHUP ends the process, as a closed terminal means it to.

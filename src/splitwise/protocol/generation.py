@@ -43,7 +43,7 @@ class Chunk(msgspec.Struct):
 
 
 class Overloaded(Exception):
-    """Admission refused: HTTP 429 with Retry-After."""
+    """Admission refused: HTTP 429 with Retry-After. Clients read the reason."""
 
     def __init__(self, reason: str, retry_after_s: float) -> None:
         super().__init__(reason)
@@ -51,11 +51,14 @@ class Overloaded(Exception):
 
 
 class Unavailable(Exception):
-    """No machine can serve it now: HTTP 503."""
+    """No machine can serve it now: HTTP 503. Clients read its text, so it names no machine."""
 
 
 class GenerationFailed(Exception):
-    """The cluster gave the request up after it had started: HTTP 500 or an SSE error event."""
+    """The cluster gave the request up after it had started: HTTP 500 or an SSE error event.
+
+    Its text says what failed where, for the log; clients are not told.
+    """
 
 
 class TokenStream(Protocol):

@@ -17,7 +17,7 @@ from splitwise.gateway.openai.app import create_app
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
-from splitwise.protocol.generation import Overloaded, Unavailable
+from splitwise.protocol.generation import GenerationFailed, Overloaded, Unavailable
 
 CHAT = "/v1/chat/completions"
 PLAIN = "/v1/completions"
@@ -225,24 +225,58 @@ def test_a_refusal_frees_the_choices_before_it(server: Running, http: httpx.Clie
     assert [stream.cancels for stream in server.parrot.streams] == [1, 1]
 
 
-def test_failure_before_the_first_token(server: Running, http: httpx.Client) -> None:
+def test_failure_before_the_first_token(
+    server: Running, http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
     server.parrot.fail_after_tokens = 0
     for stream in (False, True):
         body = {"prompt": "hi there", "stream": stream}
         error = refused(http, PLAIN, body, 500, None)
-        assert "fell off its perch" in error["message"]
+        assert "fell off its perch" not in error["message"]
+    assert caplog.text.count("fell off its perch") == 2
 
 
-def test_failure_in_the_stream(server: Running, http: httpx.Client, client: openai.OpenAI) -> None:
+def test_failure_in_the_stream(
+    server: Running, http: httpx.Client, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
     server.parrot.fail_after_tokens = 2
     answer = http.post(PLAIN, json={"prompt": "one two three", "stream": True})
     events = answer.text.strip().split("\n\n")
     assert len(events) == 3
     error = json.loads(events[-1].removeprefix("data: "))["error"]
-    assert "fell off its perch" in error["message"]
     assert error["code"] == "generation_failed"
-    with pytest.raises(openai.APIError, match="fell off its perch"):
+    assert "perch" not in answer.text
+    # The log says what failed, under the id that the client was told.
+    assert answer.headers["x-request-id"] in error["message"]
+    [said] = [r.getMessage() for r in caplog.records if "fell off its perch" in r.getMessage()]
+    assert answer.headers["x-request-id"] in said
+    with pytest.raises(openai.APIError, match="every machine that tried"):
         list(client.completions.create(model=MODEL, prompt="one two three", stream=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        GenerationFailed("given up after 8 failures; last: token-3: CUDA error at /root/w.py:7"),
+        RuntimeError("CUDA error: token-3 lost /root/w.py:7"),
+        OSError(28, "No space left on device", "/root/w.py:7 token-3 CUDA"),
+        KeyError("token-3 CUDA /root/w.py:7"),
+    ],
+)
+def test_what_failed_inside_is_for_the_log_alone(
+    server: Running,
+    http: httpx.Client,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    stream: bool,
+) -> None:
+    server.parrot.refuse_with = error
+    answer = http.post(PLAIN, json={"prompt": "hi", "stream": stream})
+    assert answer.status_code == 500
+    for secret in ("CUDA", "/root", "token-3"):
+        assert secret not in answer.text and secret in caplog.text
+    assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
 
 
 def test_a_failing_choice_stops_the_others(server: Running, http: httpx.Client) -> None:

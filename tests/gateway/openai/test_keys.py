@@ -1,5 +1,7 @@
 """API keys: who is let in, what stays open, and that no key is ever said."""
 
+import hashlib
+import hmac
 import logging
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 from api_server import MODEL, Serve
 from parrot import Parrot
 
-from splitwise.gateway.api_keys import ApiKeyError, ApiKeys, read_api_keys
+from splitwise.gateway import api_keys
+from splitwise.gateway.api_keys import ApiKeyError, ApiKeys, Tenant, read_api_keys
 from splitwise.gateway.openai.gate import Gate
 
 KEYS = ["sk-first", "sk-second", "sk-third"]
@@ -98,9 +101,9 @@ def test_keys_of_a_file_and_of_the_environment(tmp_path: Path) -> None:
     file.write_text("# the team's\nsk-a\n\n  sk-b  \n")
     keys = read_api_keys(file, {"SPLITWISE_API_KEY": "sk-c, sk-d"})
     for name in "abcd":
-        assert keys.accept(f"Bearer sk-{name}".encode())
-    assert not keys.accept(b"Bearer # the team's")
-    assert not keys.accept(b"Bearer ")
+        assert keys.find(f"Bearer sk-{name}".encode())
+    assert not keys.find(b"Bearer # the team's")
+    assert not keys.find(b"Bearer ")
     assert not read_api_keys(None, {})
 
 
@@ -130,3 +133,76 @@ def test_an_empty_variable_does_not_open_the_server() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ApiKeyError, match="missing-keys"):
         read_api_keys(tmp_path / "missing-keys", {})
+
+
+def test_a_key_is_looked_up_once_however_many_there_are(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [f"sk-{number}" for number in range(5000)]
+    server = serve(gate=Gate(ApiKeys(many)))
+    digested: list[bytes] = []
+    digest = api_keys._digest
+
+    def count(key: bytes) -> bytes:
+        digested.append(key)
+        return digest(key)
+
+    monkeypatch.setattr(api_keys, "_digest", count)
+    monkeypatch.setattr(hmac, "compare_digest", None)  # nothing is compared one by one
+    answer = httpx.post(
+        f"{server.url}{PLAIN}",
+        json={"prompt": "hi", "max_tokens": 1},
+        headers={"Authorization": "Bearer sk-4999"},
+    )
+    assert answer.status_code == 200
+    assert digested == [b"sk-4999"]
+
+
+def owner(keys: ApiKeys, key: str) -> Tenant:
+    found = keys.find(f"Bearer {key}".encode())
+    assert found is not None
+    return found
+
+
+def test_names_stay_when_keys_come_and_go(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("sk-a\nsk-b name=team\nsk-c\n")
+    keys = read_api_keys(file, {})
+    before = {key: owner(keys, key).name for key in ("sk-a", "sk-b", "sk-c")}
+    assert len(set(before.values())) == 3
+    # The first leaves, another comes before the rest, and the team has a second key.
+    file.write_text("sk-new\nsk-c\nsk-b2 name=team\nsk-b name=team\n")
+    keys.become(read_api_keys(file, {}))
+    assert keys.find(b"Bearer sk-a") is None
+    assert owner(keys, "sk-c").name == before["sk-c"]
+    assert owner(keys, "sk-b").name == owner(keys, "sk-b2").name == before["sk-b"]
+    assert owner(keys, "sk-new").name not in before.values()
+
+
+def test_an_unnamed_key_cannot_pass_for_a_named_one(tmp_path: Path) -> None:
+    unnamed = owner(ApiKeys(["sk-a"]), "sk-a").name
+    named = ApiKeys([f"sk-b name={unnamed.split()[1]}"])
+    assert owner(named, "sk-b").name != unnamed
+    assert hashlib.sha256(b"sk-a").hexdigest()[:12] not in unnamed  # it is logged: no guessing
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "1",
+        "name=",
+        "name=a:b",
+        "min_priority=low",
+        "min_priority=1e3",
+        "x=1",
+        f"name={'a' * 65}",
+        "min_priority=99999999999999999999",
+        "min_priority=9223372036854775808",
+    ],
+)
+def test_a_bad_setting_names_its_line_and_quotes_nothing(tmp_path: Path, setting: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"sk-a\nsk-secret {setting}\n")
+    with pytest.raises(ApiKeyError, match=r"line 2: after a key") as caught:
+        read_api_keys(file, {})
+    assert "sk-" not in str(caught.value)

@@ -50,6 +50,56 @@ def test_the_priority_reaches_the_cluster(server: Running, path: str, priority: 
     assert [request.priority for request in server.parrot.requests] == [priority or 0] * 2
 
 
+OPEN = None
+KEYED = Gate(
+    ApiKeys(["sk-usual", "sk-urgent min_priority=-10", "sk-last name=batch min_priority=5"])
+)
+BOUND = Gate(ApiKeys(["sk-usual", "sk-urgent min_priority=-10"]), min_priority=2)
+BOUND_OPEN = Gate(min_priority=-3)
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+@pytest.mark.parametrize(
+    ("gate", "key", "asked", "given"),
+    [
+        (OPEN, "", -(2**63), -(2**63)),
+        (KEYED, "sk-usual", -1, None),
+        (KEYED, "sk-usual", 0, 0),
+        (KEYED, "sk-usual", 7, 7),
+        (KEYED, "sk-urgent", -10, -10),
+        (KEYED, "sk-urgent", -11, None),
+        (KEYED, "sk-urgent", None, 0),
+        (KEYED, "sk-last", 4, None),
+        (KEYED, "sk-last", 0, None),
+        (KEYED, "sk-last", None, 5),
+        (BOUND, "sk-usual", 1, None),
+        (BOUND, "sk-usual", None, 2),
+        (BOUND, "sk-urgent", -10, -10),
+        (BOUND_OPEN, "", -3, -3),
+        (BOUND_OPEN, "", -4, None),
+        (BOUND_OPEN, "", None, 0),
+    ],
+)
+def test_how_urgent_a_request_may_be(
+    serve: Serve, path: str, gate: Gate | None, key: str, asked: int | None, given: int | None
+) -> None:
+    """``given`` is what the cluster is told; None: it is refused by name."""
+    server = serve(gate=gate)
+    if given is not None:
+        whose(server, path, key, priority=asked)
+        assert server.parrot.requests[-1].priority == given
+        return
+    body = {"prompt": "hi"} if path == "completions" else {"messages": USER}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = httpx.post(
+        f"{server.url}/v1/{path}", json={**body, "priority": asked}, headers=headers
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "priority"
+    assert str(asked) in answer.json()["error"]["message"]
+    assert server.parrot.requests == []
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from splitwise.gateway.api_keys import Tenant
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -129,6 +131,8 @@ class Request:
         self._upgrade = False
         given = b""
         self.authorization = b""
+        self.tenant: Tenant | None = None
+        """Whose its key is, once the gate has looked."""
         self.timeout: bytes | None = None
         """``X-Request-Timeout`` as it was given."""
         for name, value in scope["headers"]:

@@ -142,9 +142,9 @@ class App:
             raise
 
     async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
-        answer = as_api_error(error, self._limits)
+        answer = as_api_error(error, self._limits, request.id)
         if answer.status >= 500:
-            log.warning("request %s: %s", request.id, answer)
+            log.warning("request %s: %d: %s", request.id, answer.status, error)
         if reply.started:
             await reply.events(b"data: " + answer.to_json() + b"\n\n")
             await reply.end()
@@ -186,7 +186,11 @@ class App:
     ) -> None:
         fields = decode(await request.body(self._limits), decoder)
         user = fields.safety_identifier or fields.user
-        origin = Origin(_unique_id(request), self._gate.client(request, user))
+        origin = Origin(
+            _unique_id(request),
+            self._gate.client(request, user),
+            self._gate.least_priority(request),
+        )
         with request.while_connected():
             job = await prepare(fields, self._front, origin)
             await self._runner.run(job, reply, request.arrived_s)

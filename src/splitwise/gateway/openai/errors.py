@@ -69,8 +69,11 @@ FORESEEN: Final = (
 )
 
 
-def as_api_error(error: Exception, limits: HttpLimits) -> ApiError:
-    """The answer for one of the ``FORESEEN`` exceptions; 500 for any other."""
+def as_api_error(error: Exception, limits: HttpLimits, request_id: str) -> ApiError:
+    """The answer for one of the ``FORESEEN`` exceptions; 500 for any other.
+
+    What failed inside (which machine, where, on what) is for the log alone, under ``request_id``.
+    """
     match error:
         case ApiError():
             return error
@@ -101,10 +104,10 @@ def as_api_error(error: Exception, limits: HttpLimits) -> ApiError:
         case Unavailable():
             return ApiError(503, f"{error}: retry later", None, "unavailable", "server_error")
         case GenerationFailed():
-            return ApiError(500, f"{error}: retry", None, "generation_failed", "server_error")
-    return ApiError(
-        500,
-        "the server failed on this request: its log says more under the X-Request-Id",
-        code="internal_error",
-        kind="server_error",
-    )
+            return _failed("every machine that tried this request failed: retry", request_id)
+    return _failed("the server failed on this request", request_id, "internal_error")
+
+
+def _failed(what: str, request_id: str, code: str = "generation_failed") -> ApiError:
+    said = f"{what}; its log says more under the X-Request-Id {request_id}"
+    return ApiError(500, said, None, code, "server_error")

@@ -28,6 +28,8 @@ class Origin:
 
     unique_id: str
     client: str
+    least_priority: int
+    """The most urgent that this client may ask for."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def make_job(
     """
     sampling = sampling_params(fields, logprobs)
     output = output_options(fields, logprobs, front.model, front.limits)
-    priority = check_priority(fields.priority)
+    priority = check_priority(fields.priority, origin.least_priority)
     check_min_tokens(fields, min(max_tokens for _, max_tokens in prompts))
     if fields.stream_options is not None and not fields.stream:
         raise invalid("stream_options", fields.stream_options, "set stream to true with it")

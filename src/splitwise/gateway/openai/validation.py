@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from splitwise.engine.sampling import SamplingParams
+from splitwise.gateway.api_keys import PRIORITIES, USUAL_PRIORITY
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.openai.errors import ApiError, invalid
 from splitwise.gateway.openai.protocol import GenerationFields
@@ -161,9 +162,11 @@ def check_choices(param: str, prompts: int, n: int | None, limits: HttpLimits) -
     return choices
 
 
-def check_priority(value: int | None) -> int:
-    """Lower is earlier."""
-    return 0 if value is None else _within("priority", value, -(2**63), 2**63 - 1)
+def check_priority(value: int | None, least: int) -> int:
+    """Lower is earlier; ``least`` is the lowest that this client may ask for."""
+    if value is None:
+        return max(USUAL_PRIORITY, least)
+    return _within("priority", value, least, PRIORITIES[-1])
 
 
 def check_max_tokens(param: str, value: int | None) -> int | None:

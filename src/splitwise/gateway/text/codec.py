@@ -182,9 +182,11 @@ class TextCodec:
         try:
             return self._template.render(variables)
         except Exception as error:
-            # A template is a program over the client's data: whatever it raises is an answer.
+            # A template is a program over the client's data: whatever it raises is an answer, but
+            # only what it says itself is meant for the client.
+            said = error if isinstance(error, jinja2.TemplateError) else "they do not fit it"
             raise ChatTemplateError(
-                f"the model's chat template refuses the messages: {error}"
+                f"the model's chat template refuses the messages: {said}"
             ) from error
 
     def stream(self, skip_special_tokens: bool = True, prompt: Sequence[int] = ()) -> TextStream:
