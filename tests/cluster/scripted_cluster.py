@@ -34,6 +34,7 @@ class Counters:
         self.refusals = list[bool]()
         self.priorities: list[int] = []
         self.pools = dict[str, str | None]()
+        self.kept_out = set[str]()
         self.role_changes = list[tuple[str, str]]()
 
     def waiting(self, priorities: Sequence[int]) -> None:
@@ -58,6 +59,9 @@ class Counters:
     def role_changed(self, name: str, pool: str) -> None:
         self.role_changes.append((name, pool))
         self.pools[name] = pool
+
+    def quarantined(self, name: str, is_kept_out: bool) -> None:
+        (self.kept_out.add if is_kept_out else self.kept_out.remove)(name)
 
     def preempted(self) -> None:
         self.preemptions += 1

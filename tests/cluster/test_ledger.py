@@ -212,7 +212,10 @@ class World:
             shown = None if i in self.lost else Pool(c.pool[i]).name.lower()
             assert self.f.metrics.pools[f"m{i}"] == shown
             assert c.pool[i] == c.home[i] or (c.pool[i] == Pool.MIXED and not is_idle(c, i))
-        taking = [i for i in range(5) if i not in self.lost | self.draining]
+        kept_out = {i for i in range(5) if f"m{i}" in self.f.metrics.kept_out}
+        closed = self.lost | self.draining | kept_out
+        taking = [i for i in range(5) if i not in closed]
+        assert taking or not kept_out
         for pool in Pool:
             there = [i for i in taking if c.pool[i] == pool]
             least = min(there, key=lambda i: (c.pending_tokens[i], i), default=NOBODY)
@@ -221,7 +224,7 @@ class World:
                 there, key=lambda i: (c.kv_tokens[i] - c.kv_capacity_tokens[i], i), default=NOBODY
             )
             assert first(c.by_kv, pool) == roomiest
-            assert all(c.by_kv.key[pool, i] == OUT for i in self.lost | self.draining)
+            assert all(c.by_kv.key[pool, i] == OUT for i in closed)
 
     def finish(self) -> None:
         """Every machine comes back and every request is served to its end."""

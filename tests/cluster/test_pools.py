@@ -55,6 +55,7 @@ async def test_it_shows_each_machine(scripted: ScriptedCluster) -> None:
         "kv_tokens": 32,
         "kv_capacity_tokens": 1024,
         "role_changes": 0,
+        "quarantined": False,
     }
 
 
@@ -256,7 +257,7 @@ def test_a_drained_worker_of_a_real_server_ends_and_is_not_started_again(
         assert http.get("/admin/pools").status_code == 401
         assert pools(url, "drain", "mixed-0").stdout == "mixed-0 drains\n"
         log, deadline = "", time.monotonic() + 60
-        while "worker mixed-0 was drained and has ended (exit code 0" not in log:
+        while "worker mixed-0 was drained and ended (exit code 0" not in log:
             assert time.monotonic() < deadline, log
             log += capfd.readouterr().err
             assert http.get("/health").status_code == 200

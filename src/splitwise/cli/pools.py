@@ -76,7 +76,8 @@ def drain(
 
 
 def _row(machine: dict[str, Any]) -> list[str]:
-    state = "draining" if machine["draining"] else "up"
+    state = "quarantined" if machine["quarantined"] else "up"
+    state = "draining" if machine["draining"] else state
     if not machine["up"]:
         state = "left" if machine["draining"] else "lost"
     return [

@@ -28,6 +28,7 @@ class PoolMetrics(Protocol):
 
     def pool(self, name: str, pool: str | None) -> None: ...
     def role_changed(self, name: str, pool: str) -> None: ...
+    def quarantined(self, name: str, is_kept_out: bool) -> None: ...
 
 
 class UnknownMachine(Exception):
@@ -51,6 +52,8 @@ class MachineView(msgspec.Struct, frozen=True):
     kv_tokens: int
     kv_capacity_tokens: int
     role_changes: int
+    quarantined: bool = False
+    """It gets nothing new for a while, because requests failed there (``quarantine``)."""
 
 
 class Pools:
@@ -67,6 +70,9 @@ class Pools:
         """Those that were told to end."""
         self._leaving: set[int] = set()
         """Those that want to end themselves."""
+        self._draining: set[int] = set()
+        """Those that drain, or have left for that reason."""
+        self._quarantined: set[int] = set()
 
     # What operators do.
 
@@ -98,7 +104,8 @@ class Pools:
         if machine in self._ending and not draining:
             raise PoolError(f"machine {name!r} has been told to end; start it again")
         log.info("machine %s: %s", name, "draining" if draining else "draining no more")
-        set_draining(self._roster.cluster, machine, draining)
+        (self._draining.add if draining else self._draining.discard)(machine)
+        self._open_or_close(machine)
         self.look(machine)
         self._on_change()
         return self._view(machine)
@@ -121,19 +128,31 @@ class Pools:
     def is_draining(self, name: str) -> bool:
         """Whether a machine drains, or has left for that reason."""
         machine = self._roster.index(name)
-        return machine is not None and bool(self._roster.cluster.draining[machine])
+        return machine is not None and machine in self._draining
+
+    def keep_out(self, machine: int, is_kept_out: bool) -> None:
+        """Place nothing new on a connected machine for the time being; or do so again."""
+        (self._quarantined.add if is_kept_out else self._quarantined.discard)(machine)
+        self._metrics.quarantined(self._roster.names[machine], is_kept_out)
+        self._open_or_close(machine)
+        self._on_change()
 
     def joined(self, machine: int) -> None:
         """A machine is connected."""
         self._ending.discard(machine)
         self._leaving.discard(machine)
+        self._draining.discard(machine)
         self._seen[machine] = self._pool(machine)
         self._metrics.pool(self._roster.names[machine], self._seen[machine].label)
 
     def left(self, machine: int) -> None:
         """A machine is not connected any more."""
         del self._seen[machine]
-        self._metrics.pool(self._roster.names[machine], None)
+        name = self._roster.names[machine]
+        self._metrics.pool(name, None)
+        if machine in self._quarantined:
+            self._quarantined.remove(machine)
+            self._metrics.quarantined(name, False)
 
     def look(self, machine: int) -> None:
         """Something may have moved this machine, or made it idle."""
@@ -144,7 +163,8 @@ class Pools:
             self._seen[machine] = now
             self._tell_move(machine, was, now)
         cluster = self._roster.cluster
-        if cluster.draining[machine] and is_idle(cluster, machine) and machine not in self._ending:
+        is_ending = machine in self._draining and machine not in self._ending
+        if is_ending and is_idle(cluster, machine):
             self._ending.add(machine)
             log.info("machine %s is drained and told to end", self._roster.names[machine])
             self._roster.link(machine).send(Shutdown())
@@ -155,6 +175,10 @@ class Pools:
             "machine %s: %s pool -> %s pool (home: %s)", name, was.label, now.label, home.label
         )
         self._metrics.role_changed(name, now.label)
+
+    def _open_or_close(self, machine: int) -> None:
+        is_closed = machine in self._draining or machine in self._quarantined
+        set_draining(self._roster.cluster, machine, is_closed)
 
     def _pool(self, machine: int) -> Pool:
         return Pool(self._roster.cluster.pool[machine])
@@ -179,7 +203,8 @@ class Pools:
             home=Pool(cluster.home[machine]).label,
             pool=self._pool(machine).label,
             up=bool(cluster.up[machine]),
-            draining=bool(cluster.draining[machine]),
+            draining=machine in self._draining,
+            quarantined=machine in self._quarantined,
             pending_tokens=int(cluster.pending_tokens[machine]),
             waiting=int(cluster.waiting[machine]),
             kv_tokens=int(cluster.kv_tokens[machine]),

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from splitwise.engine.sampling import Sample
 from splitwise.protocol.generation import Chunk, FinishReason, GenerationRequest
 from splitwise.protocol.messages import Output
+from splitwise.scheduling.isolation import FailureCount
 from splitwise.scheduling.ranking import NOBODY
 
 
@@ -53,8 +54,11 @@ class LiveRequest:
     """Whether it ever had machines."""
     history: list[int] = field(init=False)
     task: int = -1
-    failures: int = 0
-    """Failed attempts in a row that brought the answer no further."""
+    failure_count: FailureCount = field(default_factory=FailureCount)
+    avoid: set[int] = field(default_factory=set)
+    """Machines that failed it in these attempts."""
+    is_alone: bool = False
+    """Whether this attempt's prompt has an iteration of its own."""
     _attempt_from: int = 0
     at_prompt: Charge = field(default_factory=Charge)
     at_token: Charge = field(default_factory=Charge)
@@ -96,6 +100,11 @@ class LiveRequest:
     def max_history_tokens(self) -> int:
         return len(self.request.prompt) + self.request.max_tokens
 
+    @property
+    def failures(self) -> int:
+        """Failed attempts in a row that it is charged for."""
+        return self.failure_count.charged
+
     # The cluster scheduler's side.
 
     def accept(self, output: Output) -> int:
@@ -123,10 +132,17 @@ class LiveRequest:
         return self._finish is not None
 
     def attempt_failed(self) -> None:
-        """Count it. The prompt's own token is no progress: a request that brings each token machine
-        down would be taken up again for ever."""
-        has_progress = len(self.history) > self._attempt_from + 1
-        self.failures = 1 if has_progress else self.failures + 1
+        """This attempt failed; if it brought the answer further, those before count no more. The
+        prompt's own token is no progress: a request that brings each token machine down would be
+        taken up again for ever."""
+        if self.attempt_tokens > 1:
+            self.failure_count = FailureCount()
+            self.avoid.clear()
+
+    @property
+    def attempt_tokens(self) -> int:
+        """Tokens that this attempt has brought."""
+        return len(self.history) - self._attempt_from
 
     def forget_attempt(self) -> None:
         """Drop what came early from an attempt that is given up, for the next to begin here."""

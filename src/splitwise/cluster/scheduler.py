@@ -16,7 +16,8 @@ The life of a request here (states: ``RequestState``):
    it.
 5. A machine that is lost, fails the task or preempts it sends the request back into ``_queue``,
    before all of its priority that never began, with its tokens so far as part of the prompt: the
-   next attempt.
+   next attempt. It goes to other machines than those that failed it, as long as there are any,
+   and runs its prompt alone once it may be what they failed of (``isolation``).
 
 Everything runs on one asyncio loop, so nothing here needs a lock.
 """
@@ -31,6 +32,7 @@ from typing import Protocol
 from splitwise.cluster.ledger import Ledger
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.pools import PoolMetrics, Pools
+from splitwise.cluster.quarantine import Quarantine
 from splitwise.cluster.rate import RateMeter
 from splitwise.cluster.request import LiveRequest, RequestState
 from splitwise.cluster.roster import MachineLink, Roster
@@ -58,8 +60,9 @@ from splitwise.protocol.messages import (
     Welcome,
 )
 from splitwise.scheduling import admission
+from splitwise.scheduling.cluster_state import left_out
 from splitwise.scheduling.fair_queue import FairQueue
-from splitwise.scheduling.placement import can_serve, place_if_room
+from splitwise.scheduling.placement import can_serve, could_hold, place_if_room
 from splitwise.scheduling.ranking import NOBODY
 
 log = logging.getLogger(__name__)
@@ -87,7 +90,8 @@ class ClusterScheduler:
         self._limits = limits
         self._metrics = metrics
         self.roster = Roster(model_name)
-        self.pools = Pools(self.roster, metrics, on_change=self._dispatch)
+        self.pools = Pools(self.roster, metrics, on_change=self._on_pools_changed)
+        self._quarantine = Quarantine(self.roster, self.pools)
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()
         self._queue: FairQueue[LiveRequest] = FairQueue()
@@ -142,6 +146,7 @@ class ClusterScheduler:
 
     def fail_overdue(self, now_s: float) -> None:
         """Give up the requests that have waited too long; to be called every second or so."""
+        self._quarantine.release_due(now_s)
         reason = self.unavailable_reason()
         if reason is None:
             self._could_serve_s = now_s
@@ -183,19 +188,36 @@ class ClusterScheduler:
         return True
 
     def _place(self, live: LiveRequest) -> tuple[int, int]:
+        """Choose its machines, without those that failed it as long as another could run it."""
+        if not live.avoid:
+            return self._choose(live)
+        cluster = self.roster.cluster
+        with left_out(cluster, live.avoid):
+            placed = self._choose(live)
+            if placed[0] != NOBODY or could_hold(cluster, self._needed_tokens(live)):
+                return placed
+        live.avoid.clear()
+        return self._choose(live)
+
+    def _choose(self, live: LiveRequest) -> tuple[int, int]:
         tokens = len(live.history)
         return place_if_room(
             self.roster.cluster,
             tokens,
-            self.roster.cache_tokens(tokens + 1),
+            self._needed_tokens(live),
             one_token=live.max_history_tokens - tokens == 1,
             threshold=self._limits.prompt_queue_threshold_tokens,
             may_pull=self._limits.change_roles,
         )
 
+    def _needed_tokens(self, live: LiveRequest) -> int:
+        """The cache that its next attempt needs to begin with."""
+        return self.roster.cache_tokens(len(live.history) + 1)
+
     def _start(self, live: LiveRequest) -> None:
         live.state = RequestState.PROMPT
         live.task = next(self._tasks)
+        live.is_alone = live.failure_count.is_suspect
         self._live[live.task] = live
         spec = TaskSpec(
             live.task,
@@ -206,6 +228,7 @@ class ClusterScheduler:
             live.request.stop_token_ids,
             live.priority,
             live.number,
+            live.is_alone,
         )
         source = self.roster.link(live.prompt_machine)
         target = self.roster.link(live.token_machine)
@@ -242,15 +265,15 @@ class ClusterScheduler:
         self._end(live)
         self._dispatch()
 
-    def _retry(self, live: LiveRequest, reason: str, is_failure: bool = True) -> None:
-        """Take a request up again elsewhere, from its prompt and its tokens so far."""
+    def _retry(self, live: LiveRequest, reason: str) -> None:
+        """Take a request up again elsewhere, from its prompt and its tokens so far; or give it up,
+        if it failed too often."""
         self._leave_machines(live, tell=True)
-        if is_failure:
-            live.attempt_failed()
         live.forget_attempt()
-        if live.failures >= self._limits.max_failures:
+        if live.failure_count.is_enough(self._limits.max_failures):
             self._end(live)
-            live.fail(GenerationFailed(f"given up after {live.failures} failures; last: {reason}"))
+            count = live.failures
+            live.fail(GenerationFailed(f"given up after {count} failures; last: {reason}"))
             return
         live.state = RequestState.WAITING
         live.waiting_since_s = time.monotonic()
@@ -267,6 +290,7 @@ class ClusterScheduler:
         index = self.roster.add(link)
         link.send(Welcome())  # Before anything is asked of it.
         self.pools.joined(index)
+        self._quarantine.joined(index, time.monotonic())
         self._dispatch()
         return index
 
@@ -277,9 +301,12 @@ class ClusterScheduler:
         if index in self._reporting:
             self._reporting.remove(index)
             self._metrics.machine_gone(name)
-        for live in list(self._live.values()):
-            if _needs(live, index):
-                self._retry(live, f"machine {name} was lost")
+        needing = [live for live in self._live.values() if _needs(live, index)]
+        self._quarantine.lost(index, was_busy=bool(needing))
+        for live in needing:
+            live.attempt_failed()
+            live.failure_count.add(was_alone=live.is_alone and _computes(live, index))
+            self._retry(live, f"machine {name} was lost")
         self._dispatch()
 
     def receive(self, index: int, message: ToScheduler) -> None:
@@ -290,6 +317,7 @@ class ClusterScheduler:
         """
         match message:
             case Outputs(items=items):
+                self._quarantine.succeeded(index)
                 for output in items:
                     self._on_output(index, output)
             case MachineStatus():
@@ -301,14 +329,15 @@ class ClusterScheduler:
             case TaskFailed():
                 self._on_failed(index, message)
             case Preempted(task=task):
-                live = self._task_of(index, task)
-                self._metrics.preempted()
-                if live is not None:
-                    self._retry(live, "preempted", is_failure=False)
+                self._on_preempted(index, task)
             case Leave():
                 self.pools.leave(index)
             case Register():
                 raise ValueError("a machine registers once a connection")
+        self._dispatch()
+
+    def _on_pools_changed(self) -> None:
+        self._quarantine.release_if_needed()
         self._dispatch()
 
     def _task_of(self, index: int, task: int) -> LiveRequest | None:
@@ -369,16 +398,49 @@ class ClusterScheduler:
         stats = message.stats
         self._metrics.transfer(stats.bytes, stats.early_bytes, stats.visible_s, stats.transport)
         if live is not None:
+            for machine in (live.prompt_machine, live.token_machine):
+                self._quarantine.succeeded(machine, in_transfer=True)
             self._ledger.prompt_machine_left(live)
 
     def _on_failed(self, index: int, failure: TaskFailed) -> None:
         live = self._task_of(index, failure.task)
         if live is None:
             return
+        log.warning("request %s: %s; taken up again", live.request.request_id, failure.reason)
+        live.attempt_failed()
         if failure.in_transfer:
             self._metrics.transfer_failed()
-        log.warning("request %s: %s; taken up again", live.request.request_id, failure.reason)
+            self._on_transfer_failed(live)
+        else:
+            self._on_engine_failed(index, live, failure.in_company)
         self._retry(live, failure.reason)
+
+    def _on_engine_failed(self, index: int, live: LiveRequest, in_company: bool) -> None:
+        if in_company:
+            live.failure_count.add_in_company()
+        else:
+            live.failure_count.add(was_alone=True)
+        live.avoid.add(index)
+        self._quarantine.failed(index, live.number, False, time.monotonic())
+
+    def _on_transfer_failed(self, live: LiveRequest) -> None:
+        """Either end may be to blame. Without the token machine it goes another way, or none: in
+        the end the prompt machine computes both phases."""
+        live.failure_count.add()
+        live.avoid.add(live.token_machine)
+        for machine in (live.prompt_machine, live.token_machine):
+            self._quarantine.failed(machine, live.number, True, time.monotonic())
+
+    def _on_preempted(self, index: int, task: int) -> None:
+        """No failure: as long as each attempt brings a token it does not go on for ever."""
+        live = self._task_of(index, task)
+        self._metrics.preempted()
+        if live is None:
+            return
+        if not live.attempt_tokens:
+            live.failure_count.add_fruitless_preemption()
+            live.avoid.add(index)
+        self._retry(live, "preempted")
 
     def _on_status(self, index: int, status: MachineStatus) -> None:
         self._reporting.add(index)
@@ -397,3 +459,9 @@ def _needs(live: LiveRequest, index: int) -> bool:
         return True
     is_left = live.state is RequestState.TOKEN and live.at_prompt.kv_tokens == 0
     return index == live.prompt_machine and not is_left
+
+
+def _computes(live: LiveRequest, index: int) -> bool:
+    """Whether machine ``index`` is known to be at its prompt."""
+    is_begun = live.state is RequestState.PROMPT and live.at_prompt.waiting == 0
+    return is_begun and index == live.prompt_machine

@@ -132,6 +132,12 @@ class Metrics:
             ["model_name", "machine", "pool"],
             registry=self._registry,
         )
+        self._quarantined = Gauge(
+            _PREFIX + "machines_quarantined",
+            "1 for a machine that gets no requests for a while because they failed there.",
+            ["model_name", "machine"],
+            registry=self._registry,
+        )
         self._pool_of: dict[str, str] = {}
         self._running = self._machine_gauge(
             "num_requests_running", "Requests in a machine's batch."
@@ -219,6 +225,13 @@ class Metrics:
             self._pool_of[name] = pool
             self._machine_pool.labels(self._model_name, name, pool).set(1)
             self._machines.labels(self._model_name, pool).inc()
+
+    def quarantined(self, name: str, is_kept_out: bool) -> None:
+        """A machine gets no requests for a while, or gets them again, or is gone."""
+        if is_kept_out:
+            self._quarantined.labels(self._model_name, name).set(1)
+        else:
+            self._quarantined.remove(self._model_name, name)
 
     def role_changed(self, name: str, pool: str) -> None:
         """A machine moved to ``pool`` while it is connected."""

@@ -4,7 +4,8 @@ Whoever changes a machine's numbers calls ``rank``. The machines stand in the ra
 largest cache first, so that those that could ever hold a request are a run of leaves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ class ClusterState(NamedTuple):
 
     ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
     phase. ``waiting`` counts requests that lie in the machine's queue. ``kv_tokens`` is cache in
-    use or promised. A machine that is ``draining`` ends what it has and gets nothing new.
+    use or promised. A machine that is ``draining`` ends what it has and gets nothing new,
+    for good or, in quarantine, for a while.
 
     ``by_pending`` has the least pending first; ``by_kv`` the machine with the most room, or, where
     its size does not count (``is_sized``), with the least cache in use or promised; ``by_queue``
@@ -131,6 +133,19 @@ def set_draining(cluster: ClusterState, machine: int, draining: bool) -> None:
     """Place nothing new on a machine that goes on with what it has; or do so again."""
     cluster.draining[machine] = draining
     rank(cluster, machine)
+
+
+@contextmanager
+def left_out(cluster: ClusterState, machines: Iterable[int]) -> Iterator[None]:
+    """Nothing is placed on these machines meanwhile."""
+    closed = [machine for machine in machines if takes_requests(cluster, machine)]
+    for machine in closed:
+        set_draining(cluster, machine, True)
+    try:
+        yield
+    finally:
+        for machine in closed:
+            set_draining(cluster, machine, False)
 
 
 def set_home(cluster: ClusterState, machine: int, pool: Pool) -> None:

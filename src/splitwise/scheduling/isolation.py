@@ -18,6 +18,9 @@ SUSPECT_FROM: Final = 2
 MAX_FAILURES_ALONE: Final = 3
 """Failures in iterations of its own after which a request is at fault, on whichever machines: one
 that breaks the engines it runs on must not go through them all."""
+MAX_FRUITLESS_PREEMPTIONS: Final = 16
+"""Preemptions in a row before any token came, past which each counts as a failure: a machine that
+preempts whatever it is given must not have a request tried for ever."""
 
 T = TypeVar("T")
 
@@ -32,6 +35,7 @@ class FailureCount:
     """Of engines, in iterations with others."""
     alone: int = 0
     """In iterations of its own; charged as well."""
+    fruitless_preemptions: int = 0
 
     def add_in_company(self) -> None:
         """Not charged while it is one of several and no suspect: others may be to blame."""
@@ -41,6 +45,10 @@ class FailureCount:
     def add(self, was_alone: bool = False) -> None:
         self.charged += 1
         self.alone += was_alone
+
+    def add_fruitless_preemption(self) -> None:
+        self.fruitless_preemptions += 1
+        self.charged += self.fruitless_preemptions > MAX_FRUITLESS_PREEMPTIONS
 
     @property
     def is_suspect(self) -> bool:

@@ -53,6 +53,11 @@ def can_serve(cluster: ClusterState) -> bool:
     return any(first(cluster.by_pending, pool) != NOBODY for pool in Pool)
 
 
+def could_hold(cluster: ClusterState, kv_tokens: int) -> bool:
+    """Whether a machine that takes requests has so large a cache, however full it is now."""
+    return any(_roomiest(cluster, pool, kv_tokens) != NOBODY for pool in Pool)
+
+
 @shared
 def place(
     cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
