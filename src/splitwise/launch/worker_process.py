@@ -20,11 +20,11 @@ import signal
 import sys
 from typing import Final
 
+from splitwise.launch.lines import CHUNK_BYTES, Lines
+
 log = logging.getLogger(__name__)
 
 LAST_WORDS_S: Final = 1.0
-LINE_LIMIT_BYTES: Final = 16 * 1024
-CHUNK_BYTES: Final = 64 * 1024
 PAUSE_S: Final = 0.01
 """After a whole chunk: one output takes no more than CHUNK_BYTES / PAUSE_S, 6.5 MB/s, of us."""
 SHOWN_CHARACTERS: Final = 500
@@ -78,43 +78,6 @@ class Output:
         # Nobody may be there to read it any more: the process is to be read from all the same.
         with contextlib.suppress(OSError, ValueError):
             print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
-
-
-class Lines:
-    """Cuts bytes into lines of at most ``LINE_LIMIT_BYTES``; the rest of a longer one is lost."""
-
-    def __init__(self) -> None:
-        self._begun = bytearray()
-        self._is_cut = False
-        """Whether the line that is begun has been given out already, without its end."""
-
-    def feed(self, chunk: bytes) -> list[str]:
-        """The lines that end in ``chunk`` or become too long in it."""
-        *ends, begun = chunk.split(b"\n")
-        lines = [line for end in ends for line in (*self._add(end), *self._end())]
-        return lines + self._add(begun)
-
-    def rest(self) -> list[str]:
-        """The line that was begun and never ended."""
-        return self._end() if self._begun else []
-
-    def _add(self, part: bytes) -> list[str]:
-        if self._is_cut:
-            return []
-        room = LINE_LIMIT_BYTES - len(self._begun)
-        self._begun += part[:room]
-        if len(part) <= room:
-            return []
-        line = f"{_text(self._begun)} ... (cut at {LINE_LIMIT_BYTES} bytes)"
-        self._begun.clear()
-        self._is_cut = True
-        return [line]
-
-    def _end(self) -> list[str]:
-        line, was_cut = _text(self._begun), self._is_cut
-        self._begun.clear()
-        self._is_cut = False
-        return [] if was_cut else [line]
 
 
 class WorkerProcess:
@@ -199,10 +162,6 @@ async def start_process(command: list[str], environment: dict[str, str]) -> Work
 def _how(code: int) -> str:
     names = {int(one): one.name for one in signal.Signals}  # but most of the real-time ones
     return f"signal {names.get(-code, -code)}" if code < 0 else f"exit code {code}"
-
-
-def _text(line: bytearray) -> str:
-    return line.decode(errors="replace").rstrip()
 
 
 def _end_with_parent() -> None:
