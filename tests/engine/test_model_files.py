@@ -56,18 +56,23 @@ def test_a_folder_is_read_without_torch(tiny_model: MakeTiny) -> None:
     assert done.stdout.strip() == f"{name} 3 2 32 {VOCABULARY} 512 float32 [0] False"
 
 
-def test_stop_tokens_come_from_three_files(tmp_path: Path) -> None:
+def test_stop_tokens_come_from_four_files(tmp_path: Path) -> None:
     files: dict[str, Any] = {
         "config.json": {"eos_token_id": 5},
         "generation_config.json": {"eos_token_id": [7, 5]},
         "tokenizer_config.json": {"eos_token": {"content": "<end>"}},
         "tokenizer.json": {
-            "added_tokens": [{"id": 9, "content": "<end>"}, {"id": 1, "content": "x"}]
+            "added_tokens": [
+                {"id": 9, "content": "<end>"},
+                {"id": 1, "content": "x"},
+                {"id": 11, "content": "<over>"},
+            ]
         },
+        "special_tokens_map.json": {"eos_token": "<over>"},
     }
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    assert read_stop_token_ids(ModelFolder(tmp_path, "m")) == [5, 7, 9]
+    assert read_stop_token_ids(ModelFolder(tmp_path, "m")) == [5, 7, 9, 11]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +126,46 @@ def test_an_unreachable_hub_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"nobody/nothing.* the network"):
         resolve_model("nobody/nothing")
+
+
+HUB = {"config.json": "{}", "model.safetensors": "", "tokenizer.json": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        ({"tokenizer.json", "config.json"}, r"no weights as \*\.safetensors .*GGUF"),
+        ({"config.json", "model.safetensors"}, r"no tokenizer\.json; .*AutoTokenizer"),
+        ({"model.safetensors", "tokenizer.json"}, r"no config\.json"),
+        (set(), r"no config\.json"),
+    ],
+)
+def test_a_hub_model_without_what_is_needed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: set[str], reason: str
+) -> None:
+    snapshot = tmp_path / "models--owner--some-name" / "snapshots" / "0f3a"
+    snapshot.mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    for name in there:
+        (snapshot / name).write_text(HUB[name])
+    with pytest.raises(ModelError, match=f"'owner/some-name': its files on the hub have {reason}"):
+        resolve_model("owner/some-name")
+    for name, text in HUB.items():
+        (snapshot / name).write_text(text)
+    assert resolve_model("owner/some-name") == ModelFolder(snapshot, "owner/some-name")
+
+
+def test_a_hub_snapshot_is_served_under_the_hubs_name(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--some-name" / "snapshots" / "0f3a1b"
+    plain = tmp_path / "snapshots" / "my-model"
+    for folder in (snapshot, plain):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    link = tmp_path / "link"
+    link.symlink_to(snapshot)
+    for given in (snapshot, link, f"{snapshot}/"):
+        assert resolve_model(str(given)) == ModelFolder(snapshot, "owner/some-name")
+    assert resolve_model(str(plain)).name == "my-model"
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:

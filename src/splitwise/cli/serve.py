@@ -73,6 +73,17 @@ def serve(
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the model in the API.")
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(help="File of a chat template (jinja), in place of the model's own."),
+    ] = None,
+    generation_config: Annotated[
+        str,
+        typer.Option(
+            help="Sampling settings of requests that do not say: auto (the model's "
+            "generation_config.json), none (or vllm), or a folder with such a file."
+        ),
+    ] = "auto",
     workers: WorkerSettings,
     cluster: ClusterLimits,
     access: AccessSettings,
@@ -120,6 +131,8 @@ def serve(
             cluster_key=secrets.get(CLUSTER_KEY_VARIABLE, ""),
             threads=workers.threads,
             served_model_name=served_model_name,
+            chat_template=chat_template,
+            generation_config=generation_config,
             worker_arguments=[
                 f"--model={folder.path.absolute()}",
                 f"--model-name={folder.name}",

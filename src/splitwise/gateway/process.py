@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.collector import spare_collector
+from splitwise.engine.generation_config import OWN, GenerationDefaults, read_generation_defaults
 from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
 from splitwise.gateway.admin import Admin
 from splitwise.gateway.api_keys import ApiKeyError, ApiKeys
@@ -87,6 +89,10 @@ class ServeOptions(msgspec.Struct, frozen=True):
     """What workers prove; empty: made up, for workers of this host alone."""
     threads: int = 1
     served_model_name: str | None = None
+    chat_template: Path | None = None
+    """A file to take in place of the model's own template."""
+    generation_config: str = OWN
+    """Whose sampling settings are the default: the model's own, none, or a folder's."""
     worker_arguments: list[str] = []
     cluster: ClusterLimits = ClusterLimits()
     http: HttpLimits = HttpLimits()
@@ -119,12 +125,21 @@ class Gateway:
         folder: ModelFolder,
         new_launcher: Callable[[str], Launcher] = LocalLauncher,
     ) -> None:
-        """``new_launcher`` gets the cluster key and starts the workers."""
+        """``new_launcher`` gets the cluster key and starts the workers.
+
+        Raises:
+            ModelError: the model cannot be served, or its files or settings make no sense.
+            FileNotFoundError, ChatTemplateError: it has no tokenizer, or no usable template.
+            LaunchError: the options make no cluster.
+        """
         self._options = options
-        self._folder = folder
         self._info = read_model_info(folder)
         key = _cluster_key(options)
         self.model_name = options.served_model_name or folder.name
+        self._defaults = read_generation_defaults(folder.path, options.generation_config)
+        self._text = TextCodec.load(folder.path, options.chat_template)
+        ends = read_stop_token_ids(folder, options.generation_config)
+        self._stop_token_ids = sorted({*ends, *self._text.end_of_turn_ids()})
         self._metrics = Metrics(self.model_name)
         self.cluster = ClusterScheduler(options.cluster, self._metrics, folder.name)
         self._launcher = new_launcher(key)
@@ -140,6 +155,7 @@ class Gateway:
         """
         stop, hurry = _stop_on_signals()
         async with AsyncExitStack() as closing:
+            closing.callback(self._text.close)
             listener = listen(self._options.host, self._options.port)
             closing.callback(listener.close)
             join_host, join_port = await self._server.start(
@@ -188,13 +204,15 @@ class Gateway:
             name=self.model_name,
             max_context_tokens=self.cluster.roster.max_context_tokens(),
             vocab_size=self._info.vocab_size,
-            stop_token_ids=tuple(read_stop_token_ids(self._folder)),
+            stop_token_ids=tuple(self._stop_token_ids),
+            defaults=self._defaults,
         )
-        text = TextCodec.load(self._folder.path)
+        if self._defaults != GenerationDefaults():
+            log.info("sampling settings of requests that do not say: %s", self._defaults)
         limits, access = self._options.http, self._options.access
         app = create_app(
             self.cluster,
-            text,
+            self._text,
             model,
             self._metrics,
             limits,
@@ -215,7 +233,6 @@ class Gateway:
             await serve_http(admin, listener, limits, stop, access.tls, hurry)
         finally:
             await _end_tasks([supervision])
-            text.close()
 
 
 def _cluster_key(options: ServeOptions) -> str:

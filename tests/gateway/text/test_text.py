@@ -9,8 +9,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from splitwise.engine.model_files import resolve_model
-from splitwise.gateway.text.codec import LONG_TEXT_CHARS, ChatTemplateError, TextCodec, TextTooLong
+from splitwise.engine.model_files import read_stop_token_ids, resolve_model
+from splitwise.gateway.text.chat_template import ChatTemplateError
+from splitwise.gateway.text.codec import LONG_TEXT_CHARS, TextCodec, TextTooLong
 
 FOLDER = resolve_model().path
 CHATS: list[list[dict[str, Any]]] = [
@@ -81,7 +82,8 @@ def test_what_templates_may_use(reference: Any, template: str, chat: list[dict[s
 
 
 def test_special_tokens_are_those_of_the_files(codec: TextCodec, reference: Any) -> None:
-    assert codec._template_variables == reference.special_tokens_map
+    assert codec._template is not None
+    assert codec._template._variables == reference.special_tokens_map
 
 
 @pytest.mark.parametrize("add_special_tokens", [True, False])
@@ -104,7 +106,7 @@ def test_a_template_that_refuses(codec: TextCodec, template: str) -> None:
 
 
 def test_no_template(codec: TextCodec) -> None:
-    with pytest.raises(ChatTemplateError, match="no chat template"):
+    with pytest.raises(ChatTemplateError, match=r"no chat template.*--chat-template FILE"):
         TextCodec(codec._tokenizer).render_chat(CHATS[0])
 
 
@@ -141,3 +143,60 @@ def test_a_text_far_too_long_is_not_tokenised_whole(codec: TextCodec) -> None:
         asyncio.run(codec.encode(sparse + dense, False, 1000))
     tokens = asyncio.run(codec.encode(sparse, False, 10_000))
     assert asyncio.run(codec.decode(tokens)) == sparse
+
+
+TURNS = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}END{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (TURNS.replace("END", "<|im_end|>\n"), "<|im_end|>"),
+        (TURNS.replace("END", " \n<|im_end|>"), "<|im_end|>"),
+        # Not at the end of a conversation, but before the next question.
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}"
+            "{% else %}{{ m.content }}{% endif %}{% endfor %}",
+            "<|im_start|>",
+        ),
+        # Only of an answer: a question ends otherwise.
+        (
+            "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<|im_end|>"
+            "{% else %}<|im_start|>{% endif %}{% endfor %}",
+            "<|im_end|>",
+        ),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}", None),
+        ("{{ raise_exception('never') }}", None),
+        ("nothing of the messages <|im_end|>", None),
+        (None, None),
+    ],
+)
+def test_what_ends_a_turn_is_seen_in_the_template(
+    codec: TextCodec, template: str | None, end: str | None
+) -> None:
+    expected = [] if end is None else [codec._tokenizer.token_to_id(end)]
+    assert TextCodec(codec._tokenizer, template).end_of_turn_ids() == expected
+
+
+def test_the_default_models_turn_ends_as_its_text_does(codec: TextCodec) -> None:
+    assert codec.end_of_turn_ids() == read_stop_token_ids(resolve_model())
+
+
+def test_another_template_may_be_given(codec: TextCodec, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ bos_token }}mine: {{ messages[0].content }}")
+    mine = TextCodec.load(FOLDER, file)
+    assert mine.render_chat([{"role": "user", "content": "x"}]).endswith("mine: x")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        TextCodec.load(FOLDER, tmp_path / "nowhere.jinja")
+
+
+def test_a_template_that_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("fine\n{% for m in messages %}")
+    with pytest.raises(ChatTemplateError, match=r"mine\.jinja is no chat template: line 2"):
+        TextCodec.load(FOLDER, file)
+    (tmp_path / "tokenizer.json").write_bytes((FOLDER / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ oops")
+    with pytest.raises(ChatTemplateError, match=r"chat_template\.jinja is .*--chat-template FILE"):
+        TextCodec.load(tmp_path)

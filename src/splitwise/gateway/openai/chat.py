@@ -16,7 +16,8 @@ from splitwise.gateway.openai.validation import (
     check_model,
     check_room,
 )
-from splitwise.gateway.text.codec import ChatTemplateError, TextCodec
+from splitwise.gateway.text.chat_template import ChatTemplateError
+from splitwise.gateway.text.codec import TextCodec
 
 _TEMPLATE_OWN = {"messages", "add_generation_prompt", "tools", "documents"}
 
@@ -40,7 +41,8 @@ async def prepare_chat(request: ChatRequest, front: Front, origin: Origin) -> Jo
         front.codec,
         front.model.max_context_tokens,
     )
-    room = check_room("messages", len(prompt), max_tokens, None, front.model)
+    default = front.model.defaults.max_new_tokens
+    room = check_room("messages", len(prompt), max_tokens, default, front.model)
     return make_job(request, [(prompt, room)], n, logprobs, ChatRenderer, front, origin)
 
 

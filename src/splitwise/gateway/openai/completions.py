@@ -18,7 +18,7 @@ from splitwise.gateway.openai.validation import (
 )
 
 DEFAULT_MAX_TOKENS = 16
-"""OpenAI's default for plain completions."""
+"""OpenAI's default for plain completions, where the model has none."""
 
 
 async def prepare_completion(request: CompletionRequest, front: Front, origin: Origin) -> Job:
@@ -35,6 +35,7 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
     prompts = _split(request.prompt)
     n = check_choices("prompt", len(prompts), request.n, front.limits)
     max_tokens = check_max_tokens("max_tokens", request.max_tokens)
+    default = front.model.defaults.max_new_tokens or DEFAULT_MAX_TOKENS
     sized: list[tuple[list[int], int]] = []
     for place, prompt in enumerate(prompts):
         where = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
@@ -46,7 +47,7 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
                 front.model.max_context_tokens,
                 front.codec,
             )
-        room = check_room(where, len(prompt), max_tokens, DEFAULT_MAX_TOKENS, front.model)
+        room = check_room(where, len(prompt), max_tokens, default, front.model)
         check_token_ids(where, prompt, front.model)
         sized.append((prompt, room))
     return make_job(request, sized, n, logprobs, CompletionRenderer, front, origin)

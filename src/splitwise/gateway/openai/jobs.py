@@ -75,7 +75,7 @@ def make_job(
     prompt has ``choice_seed(seed, i)``, so that a prompt's answers do not depend on its
     neighbours.
     """
-    sampling = sampling_params(fields, logprobs)
+    sampling = sampling_params(fields, logprobs, front.model.defaults)
     output = output_options(fields, logprobs, front.model, front.limits)
     priority = check_priority(fields.priority, origin.least_priority)
     check_min_tokens(fields, min(max_tokens for _, max_tokens in prompts))

@@ -11,11 +11,12 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 
+from splitwise.engine.generation_config import GenerationDefaults
 from splitwise.engine.sampling import SamplingParams
 from splitwise.gateway.api_keys import PRIORITIES, USUAL_PRIORITY
 from splitwise.gateway.http.exchange import HttpLimits
@@ -38,6 +39,8 @@ class ModelFacts:
     max_context_tokens: int
     vocab_size: int
     stop_token_ids: tuple[int, ...]
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    """For requests that do not say."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +90,28 @@ def check_model(asked: str | None, served: str) -> None:
     )
 
 
-def sampling_params(fields: GenerationFields, logprobs: int | None) -> SamplingParams:
+def sampling_params(
+    fields: GenerationFields, logprobs: int | None, defaults: GenerationDefaults
+) -> SamplingParams:
     """Checked sampling settings; a seed is drawn where the client names none."""
     if fields.seed is None:
         seed = random.randrange(SEEDS)
     else:
         seed = _within("seed", fields.seed, -SEEDS, SEEDS - 1) % SEEDS
-    top_k = 0
-    if fields.top_k not in (None, -1):  # vLLM's old spelling of "all tokens"
-        top_k = _within("top_k", fields.top_k, 0, 2**31 - 1)
+    top_k = defaults.top_k if fields.top_k is None else fields.top_k
     return SamplingParams(
         seed=seed,
-        temperature=_number("temperature", fields.temperature, 1.0, 0.0, 2.0),
-        top_k=top_k,
-        top_p=_number("top_p", fields.top_p, 1.0, 0.0, 1.0, above=True),
-        min_p=_number("min_p", fields.min_p, 0.0, 0.0, 1.0),
+        temperature=_number("temperature", fields.temperature, defaults.temperature, 0.0, 2.0),
+        top_k=max(0, _within("top_k", top_k, -1, 2**31 - 1)),  # -1 is vLLM's old "all tokens"
+        top_p=_number("top_p", fields.top_p, defaults.top_p, 0.0, 1.0, above=True),
+        min_p=_number("min_p", fields.min_p, defaults.min_p, 0.0, 1.0),
         repetition_penalty=_number(
-            "repetition_penalty", fields.repetition_penalty, 1.0, 0.0, 100.0, above=True
+            "repetition_penalty",
+            fields.repetition_penalty,
+            defaults.repetition_penalty,
+            0.0,
+            100.0,
+            above=True,
         ),
         presence_penalty=_number("presence_penalty", fields.presence_penalty, 0.0, -2.0, 2.0),
         frequency_penalty=_number("frequency_penalty", fields.frequency_penalty, 0.0, -2.0, 2.0),

@@ -5,27 +5,26 @@
 3. ``stream`` makes text of the output's tokens as they come, in the place where they stand: after
    the prompt (``detokenise``).
 
-The gateway uses the ``tokenizers`` library and jinja2 directly: transformers would import torch,
-which costs seconds and hundreds of megabytes. Chat templates are rendered with the settings,
-filters and variables of transformers' ``apply_chat_template``.
+The gateway uses the ``tokenizers`` library directly: transformers would import torch, which costs
+seconds and hundreds of megabytes.
 """
 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 
+from splitwise.gateway.text.chat_template import (
+    REMEDY,
+    ChatTemplate,
+    ChatTemplateError,
+    find_template,
+)
 from splitwise.gateway.text.detokenise import ByteLevelStream, DecoderStream, TextStream, TokenBytes
 from splitwise.gateway.text.stops import SpecialTexts
 
@@ -51,10 +50,6 @@ class TextTooLong(ValueError):
     """A text has so many tokens that they were not even counted."""
 
 
-class ChatTemplateError(ValueError):
-    """The messages do not fit the model's chat template, or the model has none."""
-
-
 class TextCodec:
     """Tokenizer and chat template of one model. For use from one event loop."""
 
@@ -63,8 +58,14 @@ class TextCodec:
         tokenizer: Tokenizer,
         chat_template: str | None = None,
         special_tokens: Mapping[str, str] | None = None,
+        template_origin: str = "",
     ) -> None:
-        """``special_tokens`` are the template's variables (``bos_token``, ``eos_token``, ...)."""
+        """``special_tokens`` are the template's variables (``bos_token``, ``eos_token``, ...);
+        ``template_origin`` is where it stands.
+
+        Raises:
+            ChatTemplateError: the template is none.
+        """
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -77,16 +78,18 @@ class TextCodec:
         self.special_texts = SpecialTexts(special)
         self._byte_level = isinstance(tokenizer.decoder, ByteLevel)
         self._bytes = TokenBytes(tokenizer)
-        self._template = _compile(chat_template) if chat_template else None
-        self._template_variables = dict(special_tokens or {})
+        self._template: ChatTemplate | None = None
+        if chat_template:
+            self._template = ChatTemplate(chat_template, special_tokens or {}, template_origin)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     @classmethod
-    def load(cls, folder: Path) -> "TextCodec":
-        """Read a model's folder.
+    def load(cls, folder: Path, chat_template: Path | None = None) -> "TextCodec":
+        """Read a model's folder; ``chat_template`` is a file to take in place of its own template.
 
         Raises:
-            FileNotFoundError: it has no ``tokenizer.json``.
+            FileNotFoundError: it has no ``tokenizer.json``, or there is no such template.
+            ChatTemplateError: the template is none.
         """
         file = folder / "tokenizer.json"
         if not file.exists():
@@ -96,11 +99,12 @@ class TextCodec:
             )
         config = _read_json(folder / "special_tokens_map.json")
         config |= _read_json(folder / "tokenizer_config.json")
-        return cls(
-            Tokenizer.from_file(str(file)),
-            _find_template(folder, config),
-            {name: _content(config[name]) for name in _SPECIAL_TOKENS if config.get(name)},
-        )
+        if chat_template is not None:
+            template = chat_template.read_text("utf-8"), f"--chat-template {chat_template}"
+        else:
+            template = find_template(folder, config) or ("", "")
+        special = {name: _content(config[name]) for name in _SPECIAL_TOKENS if config.get(name)}
+        return cls(Tokenizer.from_file(str(file)), template[0], special, template[1])
 
     def close(self) -> None:
         """End the encoding thread."""
@@ -165,29 +169,22 @@ class TextCodec:
         """
         if self._template is None:
             raise ChatTemplateError(
-                "the model has no chat template: use /v1/completions with a plain prompt"
+                "the model has no chat template: use /v1/completions with a plain prompt, or have "
+                f"the operator {REMEDY}"
             )
-        known = [
-            {key: value for key, value in message.items() if value is not None}
-            for message in messages
-        ]
-        variables = {
-            **self._template_variables,
-            "tools": None,
-            "documents": None,
-            **(extra or {}),
-            "messages": known,
-            "add_generation_prompt": add_generation_prompt,
+        return self._template.render(messages, add_generation_prompt, extra)
+
+    def end_of_turn_ids(self) -> list[int]:
+        """The token that ends an assistant's turn in the chat template, if one does."""
+        added = {
+            token.content: number
+            for number, token in self._tokenizer.get_added_tokens_decoder().items()
         }
-        try:
-            return self._template.render(variables)
-        except Exception as error:
-            # A template is a program over the client's data: whatever it raises is an answer, but
-            # only what it says itself is meant for the client.
-            said = error if isinstance(error, jinja2.TemplateError) else "they do not fit it"
-            raise ChatTemplateError(
-                f"the model's chat template refuses the messages: {said}"
-            ) from error
+        for text in self._template.after_an_answer() if self._template else ():
+            starts = [token for token in added if token and text.lstrip().startswith(token)]
+            if starts:
+                return [added[max(starts, key=len)]]
+        return []
 
     def stream(self, skip_special_tokens: bool = True, prompt: Sequence[int] = ()) -> TextStream:
         """A fresh text stream for one output, which goes on from ``prompt``."""
@@ -224,61 +221,3 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _content(token: str | dict[str, Any]) -> str:
     """A special token is written as a string or as an object with its settings."""
     return token if isinstance(token, str) else str(token["content"])
-
-
-def _find_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """A file of its own, or a field of the tokenizer's settings: one template, or several named."""
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return file.read_text("utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template
-
-
-class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` marks what an assistant wrote, for training; here it only shows it."""
-
-    tags = {"generation"}  # noqa: RUF012  (the name and type jinja2 asks for)
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_Generation, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(template)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Unlike jinja2's own filter this leaves HTML characters alone."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
