@@ -28,7 +28,7 @@ import gateway_peer
 from common import environment, milliseconds, read_result, write_result
 from front_client import Exchange, closed_loop, open_loop, post
 from processes import children, cpu_s, resident_mib
-from scheduler_load import measure_scheduler
+from scheduler_load import measure_joins, measure_scheduler
 from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
 from splitwise.engine.null.tokens import continuation, words_of
@@ -214,6 +214,11 @@ def scheduler(options: argparse.Namespace) -> dict[str, Any]:
     return {f"{size}_machines": measure_scheduler(size, options.decisions) for size in sizes}
 
 
+def joins(options: argparse.Namespace) -> dict[str, Any]:
+    """Many machines that join at once, and come back at once."""
+    return measure_joins(options.machines)
+
+
 def mock_machines(options: argparse.Namespace) -> dict[str, Any]:
     """The gateway and the scheduler over machines that answer at once, and vllm-router likewise."""
     load = (options.requests, CLIENTS, options.seconds)
@@ -230,6 +235,7 @@ CASES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "many_streams": many_streams,
     "memory": memory,
     "scheduler": scheduler,
+    "joins": joins,
     "mock_machines": mock_machines,
 }
 

@@ -6,6 +6,7 @@ decision: ``submit``, from admission to the messages for both machines.
 """
 
 import asyncio
+import resource
 import statistics
 import time
 from collections import deque
@@ -17,19 +18,33 @@ from common import percentile
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest
 from splitwise.cluster.scheduler import ClusterScheduler
+from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.observe.metrics import Metrics
 from splitwise.protocol.generation import FinishReason, GenerationRequest
-from splitwise.protocol.messages import Output, Outputs, PromptsStarted, Register, Transferred
+from splitwise.protocol.messages import (
+    MachineStatus,
+    Output,
+    Outputs,
+    PromptsStarted,
+    Register,
+    Transferred,
+)
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
+from splitwise.worker.options import WorkerOptions
+from splitwise.worker.runner import Command, MachineFacts, MachineRunner, Say
+from splitwise.worker.session import Session
 
 PROMPT_TOKENS = 256
 OUTPUT_TOKENS = 4
 LIVE_A_MACHINE = 4
 _MODEL = ModelInfo("null", 2, 1, 1, "int64", 520, 32768)
+LEAVE_S = 2.0
+"""For a scheduler to notice that all machines are gone."""
+_KEY = "a key"
 _STATS = TransferStats("tcp", 1, 0, 0.0, 1)
 
 
@@ -99,3 +114,60 @@ def _advance(lives: deque[Iterator[None]]) -> None:
 def measure_scheduler(machines: int, requests: int) -> dict[str, float]:
     """Requests through a cluster scheduler of ``machines`` machines, half of each kind."""
     return asyncio.run(_run(machines, requests))
+
+
+class IdleRunner(MachineRunner):
+    """A machine that joins and does nothing."""
+
+    def __init__(self, number: int) -> None:
+        register = SilentLink(number, Pool.MIXED).register
+        self.facts = MachineFacts(register.model, register.layout, register.address)
+
+    async def run(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    def take(self, command: Command) -> None: ...
+
+    def status(self) -> MachineStatus:
+        return MachineStatus(0, self.facts.layout.blocks, 0, 0)
+
+    async def close(self) -> None: ...
+
+
+def _session(number: int, port: int) -> Session:
+    async def open_runner(say: Say) -> MachineRunner:
+        return IdleRunner(number)
+
+    pool = Pool.PROMPT if number % 2 else Pool.TOKEN
+    return Session(open_runner, WorkerOptions(f"m{number}", pool, "127.0.0.1", port, _KEY))
+
+
+async def _join_all(machines: int) -> dict[str, float]:
+    hosts = [ClusterScheduler(ClusterLimits(), Metrics("null")) for _ in range(2)]
+    servers = [SchedulerServer(host, _KEY) for host in hosts]
+    ports = [(await server.start("127.0.0.1", 0))[1] for server in servers]
+    figures: dict[str, float] = {}
+    for name, at in (("join_s", 0), ("rejoin_another_s", 1), ("rejoin_same_s", 1)):
+        began_s = time.perf_counter()
+        sessions = [_session(number, ports[at]) for number in range(machines)]
+        running = [asyncio.create_task(session.run()) for session in sessions]
+        joined = asyncio.create_task(hosts[at].roster.wait_for(machines))
+        await asyncio.wait([joined, *running], return_when=asyncio.FIRST_COMPLETED)
+        for ended in filter(asyncio.Task.done, running):
+            ended.result()  # says why it could not join
+        figures[name] = time.perf_counter() - began_s
+        for session in sessions:
+            session.stop()
+        await asyncio.gather(*running)
+        await asyncio.sleep(LEAVE_S)
+    for server in servers:
+        await server.close(())
+    return figures
+
+
+def measure_joins(machines: int) -> dict[str, float]:
+    """Workers' sessions and their scheduler, all on one loop: from the first dial until all have
+    joined; to a scheduler that does not know them, and to the one that they left."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    return asyncio.run(_join_all(machines))

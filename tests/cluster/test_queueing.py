@@ -1,12 +1,16 @@
 """How the cluster scheduler uses its queue, driven message by message."""
 
+from typing import Any
+
 import pytest
 from scripted_cluster import STOP, ScriptedCluster, request
 
+from splitwise.cluster import scheduler
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest, RequestState
 from splitwise.protocol.generation import Overloaded, Unavailable
-from splitwise.protocol.messages import Preempted, RunPrompt
+from splitwise.protocol.messages import MachineStatus, Preempted, RunPrompt
+from splitwise.scheduling.placement import place_if_room
 from splitwise.scheduling.pool import Pool
 
 
@@ -113,3 +117,28 @@ async def test_who_leaves_the_queue_is_forgotten() -> None:
             await live.next()
     big.cancel()
     f.assert_idle()
+
+
+async def test_who_waits_is_not_tried_again_before_something_made_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = 0
+
+    def place(*arguments: Any, **options: Any) -> tuple[int, int]:
+        nonlocal tried
+        tried += 1
+        return place_if_room(*arguments, **options)
+
+    monkeypatch.setattr(scheduler, "place_if_room", place)
+    f, big = full()
+    other = f.cluster.submit(request(prompt=300))
+    f.started(0, big.task)
+    f.output(0, big.task, 1010, 20)
+    assert other.state is RequestState.WAITING
+    tried = 0
+    for position in range(1011, 1015):  # within the block that the next token has
+        f.output(0, big.task, position, 20)
+        f.cluster.receive(0, MachineStatus(64, 64, 1, 0))
+    assert tried == 0
+    f.output(0, big.task, 1015, STOP, finish=True)
+    assert other.state is RequestState.PROMPT

@@ -30,6 +30,8 @@ class Ledger:
         """``on_idle`` gets each machine that nothing is charged to any more, when it is home."""
         self._roster = roster
         self._on_idle = on_idle
+        self.releases = 0
+        """How often a machine was relieved of something, so that what waits may find room."""
 
     def charge(self, live: LiveRequest, prompt: int, token: int) -> None:
         """An attempt begins on these machines."""
@@ -70,6 +72,8 @@ class Ledger:
         was = charge.pending_tokens, charge.waiting, charge.kv_tokens
         if was == (pending_tokens, waiting, kv_tokens):
             return
+        if pending_tokens < was[0] or waiting < was[1] or kv_tokens < was[2]:
+            self.releases += 1
         cluster, machine = self._roster.cluster, charge.machine
         cluster.pending_tokens[machine] += pending_tokens - charge.pending_tokens
         cluster.waiting[machine] += waiting - charge.waiting

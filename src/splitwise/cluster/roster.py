@@ -13,6 +13,7 @@ from splitwise.protocol.messages import Register
 from splitwise.scheduling.cluster_state import (
     ClusterState,
     bring_back,
+    first_machines,
     new_cluster,
     read_singly,
     set_home,
@@ -37,11 +38,12 @@ class Roster:
     def __init__(self, model_name: str | None = None) -> None:
         """``model_name`` is the model that every machine must have; None takes the first's."""
         self._model_name = model_name
-        self.cluster: ClusterState = read_singly(
-            new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
-        )
+        self._places = new_cluster(np.zeros(0, np.int8), np.zeros(0, np.int64))
+        """What ``cluster`` shows a part of, so that few machines that join move all the others."""
+        self.cluster: ClusterState = read_singly(self._places)
         self.links: list[MachineLink | None] = []
         self.names: list[str] = []
+        self._connected: set[int] = set()
         self._indices: dict[str, int] = {}
         self._homes: dict[int, Pool] = {}
         """Where operators put machines."""
@@ -60,15 +62,19 @@ class Roster:
                 f"model {register.model.name!r} is not the cluster's {self._model_name!r}; start "
                 "the worker with the same --model, or say by --model-name that it is"
             )
-        for other in self.links:
-            if other is not None:
-                _check_same_model(other.register, register)
+        if self._connected:
+            any_other = self.links[next(iter(self._connected))]
+            assert any_other is not None
+            _check_same_model(any_other.register, register)
         capacity = register.layout.blocks * register.layout.block_tokens
         index = self._indices.get(register.machine_id)
         if index is None:
             index = len(self.links)
             self._indices[register.machine_id] = index
-            self.cluster = read_singly(with_machine(self.cluster, register.pool, capacity))
+            if index == len(self._places.home):
+                self._places = with_machine(self._places, register.pool, capacity, spare=index)
+            self.cluster = read_singly(first_machines(self._places, index + 1))
+            bring_back(self.cluster, index, register.pool, capacity)
             self.links.append(link)
             self.names.append(register.machine_id)
         elif self.links[index] is not None:
@@ -81,12 +87,14 @@ class Roster:
             home = self._homes.get(index, register.pool)
             bring_back(self.cluster, index, home, capacity)
         self._block_tokens = register.layout.block_tokens
+        self._connected.add(index)
         self._joined.set()
         return index
 
     def remove(self, index: int) -> str:
         """A machine is lost; returns its id."""
         self.links[index] = None
+        self._connected.remove(index)
         take_out(self.cluster, index)
         return self.names[index]
 
@@ -107,7 +115,7 @@ class Roster:
 
     async def wait_for(self, number: int) -> None:
         """Wait until ``number`` machines are connected; the caller sets the deadline."""
-        while sum(link is not None for link in self.links) < number:
+        while len(self._connected) < number:
             self._joined.clear()
             await self._joined.wait()
 

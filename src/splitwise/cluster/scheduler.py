@@ -6,7 +6,7 @@ The life of a request here (states: ``RequestState``):
    the gateway, consumer: ``_dispatch``): WAITING. Where too many wait, it is refused, or takes the
    place of one whose client has more of them.
 2. ``_dispatch`` places it on a prompt and a token machine in one call, in the order of
-   ``fair_queue``, and tells both: PROMPT. It runs whenever something may have made room. A machine
+   ``fair_queue``, and tells both: PROMPT. It runs whenever something has made room. A machine
    pulled into the mixed pool for it is not told: a worker runs what it is asked to, whatever its
    pool.
 3. Its first token comes from the prompt machine: TOKEN. The others follow from the token machine;
@@ -315,6 +315,7 @@ class ClusterScheduler:
         Raises:
             ValueError: it broke the protocol. What it said before that is taken in.
         """
+        releases = self._ledger.releases
         match message:
             case Outputs(items=items):
                 self._quarantine.succeeded(index)
@@ -334,7 +335,8 @@ class ClusterScheduler:
                 self.pools.leave(index)
             case Register():
                 raise ValueError("a machine registers once a connection")
-        self._dispatch()
+        if self._ledger.releases != releases:
+            self._dispatch()
 
     def _on_pools_changed(self) -> None:
         self._quarantine.release_if_needed()

@@ -92,18 +92,29 @@ def _view(array: Any) -> Any:
     return memoryview(array)
 
 
-def with_machine(cluster: ClusterState, pool: Pool, kv_capacity_tokens: int) -> ClusterState:
-    """The same machines with what they do, and one more, idle, at the end."""
-    grown = new_cluster(
-        np.append(cluster.home, np.int8(pool)),
-        np.append(cluster.kv_capacity_tokens, kv_capacity_tokens),
-    )
+def with_machine(
+    cluster: ClusterState, pool: Pool, kv_capacity_tokens: int, spare: int = 0
+) -> ClusterState:
+    """The same machines with what they do, and one more, idle, at the end; behind it there are
+    ``spare`` places in which nobody is up."""
+    count = len(cluster.home)
+    places = np.zeros(count + 1 + spare, dtype=np.int64)
+    grown = new_cluster(places.astype(np.int8), places)
+    grown.up[:] = False
     parts: Iterable[tuple[Any, Any]] = zip(grown, cluster, strict=True)
     for part, known in parts:
         if not isinstance(part, Ranking):
-            part[: len(known)] = known  # a machine may stand in another pool than at home
+            part[:count] = known  # a machine may stand in another pool than at home
     _rank_all(grown)
+    bring_back(grown, count, pool, kv_capacity_tokens)
     return grown
+
+
+def first_machines(cluster: ClusterState, count: int) -> ClusterState:
+    """The same numbers without the places behind the first ``count``, in which nobody is up."""
+    return ClusterState._make(
+        part if isinstance(part, Ranking) else part[:count] for part in cluster
+    )
 
 
 def take_out(cluster: ClusterState, machine: int) -> None:
@@ -123,10 +134,18 @@ def bring_back(cluster: ClusterState, machine: int, pool: Pool, kv_capacity_toke
     cluster.kv_capacity_tokens[machine] = kv_capacity_tokens
     cluster.up[machine] = True
     cluster.draining[machine] = False
-    if is_resized:
+    if is_resized and not _stands_in_order(cluster, machine):
         _rank_all(cluster)
     else:
         rank(cluster, machine)
+
+
+def _stands_in_order(cluster: ClusterState, machine: int) -> bool:
+    """Whether the machine stands between the right two: the largest first, of equals the first."""
+    size, leaf = cluster.by_kv.key.shape[1], cluster.by_kv.leaf[machine]
+    run = range(max(leaf - 1, 0), min(leaf + 2, len(cluster.up)))
+    there = [cluster.by_kv.winner[0, size + at] for at in run]
+    return there == sorted(there, key=lambda one: (-cluster.kv_capacity_tokens[one], one))
 
 
 def set_draining(cluster: ClusterState, machine: int, draining: bool) -> None:
