@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile")
+"""What makes a machine of the same name twice as fast."""
 _PACKAGES = ("torch", "transformers", "numba", "numpy")
 
 
@@ -17,7 +19,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     """Date, machine and versions, for the record of a run."""
     record: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
+        "cpu": _cpu_line("model name"),
+        "cpu_flags": [flag for flag in _FLAGS if flag in _cpu_line("flags").split()],
         "cores_allowed": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -55,8 +58,9 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     return {f"p{p}_ms": percentile(seconds, p) * 1e3 for p in (10, 50, 99)}
 
 
-def _cpu_model() -> str:
+def _cpu_line(name: str) -> str:
+    """What the kernel says of the first core under that name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
+        if line.startswith(name):
             return line.split(":", 1)[1].strip()
     return platform.processor()
