@@ -33,7 +33,6 @@ from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
 from splitwise.protocol.generation import FinishReason
 from splitwise.protocol.messages import (
-    Challenge,
     Expect,
     MachineStatus,
     Output,
@@ -44,8 +43,10 @@ from splitwise.protocol.messages import (
     Shutdown,
     ToWorker,
     Transferred,
+    Welcome,
 )
-from splitwise.protocol.wire import Wire, prove
+from splitwise.protocol.registration import register
+from splitwise.protocol.wire import Wire
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
@@ -94,13 +95,11 @@ class MockMachine:
         self._running: list[tuple[int, int, int]] = []
 
     async def run(self, info: ModelInfo) -> None:
-        challenge = await self._wire.receive()
-        assert isinstance(challenge, Challenge)
         name = self._pool.name
-        proof = prove(KEY, challenge.nonce, name)
         address = ReceiverAddress(name, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
         layout = CacheLayout(2, 1 << 22, 16, 128)
-        self._wire.send(Register(name, self._pool, proof, info, layout, address))
+        machine = Register(name, self._pool, info, layout, address)
+        assert isinstance(await register(self._wire, KEY, machine), Welcome)
         beat = asyncio.create_task(self._beat())
         try:
             while not isinstance(message := await self._wire.receive(), Shutdown):

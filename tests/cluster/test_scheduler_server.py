@@ -11,18 +11,15 @@ from scripted_cluster import MODEL, Counters, Link
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
-from splitwise.protocol.messages import (
-    Challenge,
-    Refused,
-    Register,
-    Shutdown,
-    ToWorker,
-    Welcome,
-)
-from splitwise.protocol.wire import Wire, prove
+from splitwise.protocol.handshake.conversation import Party, initiate
+from splitwise.protocol.handshake.proofs import KeyDiffersError, Purpose
+from splitwise.protocol.messages import Refused, Register, Shutdown, ToWorker, Welcome
+from splitwise.protocol.registration import SCHEDULER_ID, register
+from splitwise.protocol.wire import Wire
 from splitwise.scheduling.pool import Pool
 
 KEY = "the cluster's key"
+PLACES = 8
 
 
 class Dialler:
@@ -38,19 +35,14 @@ class Dialler:
         """Register machine ``name``; what the scheduler says to that."""
         wire: Wire[ToWorker] = await Wire.dial(*self.address, ToWorker)
         self.wires.append(wire)
-        challenge = await wire.receive()
-        assert isinstance(challenge, Challenge)
-        register: Register = msgspec.structs.replace(
-            Link(name, Pool.MIXED).register, proof=prove(key, challenge.nonce, name), **changes
-        )
-        wire.send(register)
-        return await asyncio.wait_for(wire.receive(), 10)
+        machine: Register = msgspec.structs.replace(Link(name, Pool.MIXED).register, **changes)
+        return await asyncio.wait_for(register(wire, key, machine), 10)
 
 
 @pytest.fixture
 async def dialler() -> AsyncIterator[Dialler]:
     cluster = ClusterScheduler(ClusterLimits(), Counters(), MODEL.name)
-    dialler = Dialler(SchedulerServer(cluster, KEY), cluster)
+    dialler = Dialler(SchedulerServer(cluster, KEY, places=PLACES), cluster)
     dialler.address = await dialler.server.start("127.0.0.1", 0)
     yield dialler
     await dialler.server.close(())
@@ -66,8 +58,6 @@ async def test_the_key_opens(dialler: Dialler) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"key": "another"}, "SPLITWISE_CLUSTER_KEY"),
-        ({"version": 1}, "version 1"),
         ({"model": replace(MODEL, layers=7)}, "same model"),
         ({"model": replace(MODEL, name="other")}, "--model-name"),
     ],
@@ -94,3 +84,55 @@ async def test_at_the_end_our_own_workers_are_told_and_others_hung_up_on(dialler
     await asyncio.wait_for(closing, 10)
     with pytest.raises(EOFError):
         await asyncio.wait_for(theirs.receive(), 10)
+
+
+async def test_another_key_is_named_on_both_sides(
+    dialler: Dialler, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyDiffersError, match="SPLITWISE_CLUSTER_KEY"):
+        await dialler.join("b", key="another")
+    while "'b' finds that the cluster key differs" not in caplog.text:
+        await asyncio.sleep(0.01)
+    assert dialler.cluster.roster.names == []
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        (msgspec.msgpack.encode(Link("another", Pool.MIXED).register), "registers as 'another'"),
+        (b"\xc1", "malformed"),
+        (b"\x91" * 5000, "malformed"),
+        (b"\x81\xaamachine_id\xa2\xff\xfe", "malformed"),
+    ],
+)
+async def test_claims_that_are_none_are_refused(
+    dialler: Dialler, claims: bytes, words: str
+) -> None:
+    wire: Wire[ToWorker] = await Wire.dial(*dialler.address, ToWorker)
+    dialler.wires.append(wire)
+    await initiate(wire, Party(Purpose.CONTROL, "b", KEY), SCHEDULER_ID, claims)
+    answer = await asyncio.wait_for(wire.receive(), 10)
+    assert isinstance(answer, Refused) and words in answer.reason
+    assert dialler.cluster.roster.names == []
+
+
+async def test_silent_strangers_keep_nobody_out(dialler: Dialler) -> None:
+    """Far more of them than there are places: each holds one for a moment only."""
+    crowd = [await asyncio.open_connection(*dialler.address) for _ in range(PLACES * 5)]
+    for reader, writer in crowd[::2]:  # some say a little, a byte at a time
+        writer.write(await reader.readexactly(1))
+    for name in ("a", "b", "c"):
+        assert isinstance(await dialler.join(name), Welcome)
+    assert len(dialler.server._unproven) <= PLACES
+    assert len(dialler.server._tasks) <= PLACES + 3 + 1  # the machines', and the clock's
+    dropped = await asyncio.wait_for(crowd[0][0].read(), 10)
+    assert len(dropped) < 100
+    for _, writer in crowd:
+        writer.close()
+
+
+async def test_many_machines_that_come_back_at_once_all_get_in(dialler: Dialler) -> None:
+    names = [f"m{number}" for number in range(PLACES * 10)]
+    answers = await asyncio.gather(*(dialler.join(name) for name in names))
+    assert all(isinstance(answer, Welcome) for answer in answers)
+    assert sorted(dialler.cluster.roster.names) == sorted(names)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from holdings import Holdings
-from mutations import body_of, framed
+from mutations import body_of, framed, garbled
 from scripted_cluster import MODEL, Link, ScriptedCluster, request
 
 from splitwise.cluster.limits import ClusterLimits
@@ -25,14 +25,14 @@ from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.observe.metrics import Metrics
 from splitwise.protocol.generation import FinishReason, GenerationRequest
+from splitwise.protocol.handshake.conversation import Party, initiate
+from splitwise.protocol.handshake.proofs import HandshakeError, Purpose
 from splitwise.protocol.messages import (
-    Challenge,
     MachineStatus,
     Output,
     Outputs,
     Preempted,
     PromptsStarted,
-    Register,
     RunPrompt,
     TaskFailed,
     TaskSpec,
@@ -40,7 +40,8 @@ from splitwise.protocol.messages import (
     Transferred,
     Welcome,
 )
-from splitwise.protocol.wire import Wire, prove
+from splitwise.protocol.registration import SCHEDULER_ID, register
+from splitwise.protocol.wire import Wire
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import TransferStats
 
@@ -94,6 +95,36 @@ async def heard(reader: asyncio.StreamReader) -> ToWorker:
     return message
 
 
+class Garbling:
+    """A stream of the handshake that now and then changes, cuts off or adds to what is said, which
+    is its last word then."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        draw: random.Random | None = None,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._draw = draw
+        self.is_whole = True
+
+    async def read(self, nbytes: int) -> bytes:
+        return await self._reader.readexactly(nbytes)
+
+    async def write(self, data: bytes) -> None:
+        if not self.is_whole:
+            return
+        said = data
+        if self._draw is not None and self._draw.random() < 0.4:
+            said = garbled(data, self._draw)
+        self._writer.write(said)
+        if said != data:
+            self.is_whole = False
+            self._writer.write_eof()  # else both might wait for the rest
+
+
 class Scene:
     """A scheduler with a good worker, and ways to attack it."""
 
@@ -104,24 +135,17 @@ class Scene:
         self.address = ("", 0)
         self.inputs = 0
         self.answers = 0
+        self.proved = 0
+        """Knocks of which nothing was wrong but, perhaps, the claims."""
 
-    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
-        reader, writer = await asyncio.open_connection(*self.address)
-        challenge = await heard(reader)
-        assert isinstance(challenge, Challenge)
-        return reader, writer, challenge.nonce
+    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.address)
 
     async def join(self, name: str, blocks: int) -> Wire[ToWorker]:
         wire: Wire[ToWorker] = await Wire.dial(*self.address, ToWorker)
-        challenge = await wire.receive()
-        assert isinstance(challenge, Challenge)
-        wire.send(self.register(name, challenge.nonce, blocks))
-        assert isinstance(await wire.receive(), Welcome)
+        machine = Link(name, Pool.MIXED, blocks).register
+        assert isinstance(await register(wire, KEY, machine), Welcome)
         return wire
-
-    def register(self, name: str, nonce: bytes, blocks: int = 1) -> Register:
-        register = Link(name, Pool.MIXED, blocks).register
-        return msgspec.structs.replace(register, proof=prove(KEY, nonce, name))
 
     async def ask(self) -> None:
         """A request, whose tokens must be those of the good worker."""
@@ -136,17 +160,24 @@ class Scene:
         self.answers += 1
 
     async def knock(self) -> None:
-        """One connection that does not, or not quite, register."""
+        """One connection that does not, or not quite, shake hands or register."""
         self.inputs += 1
-        reader, writer, nonce = await self.dial()
-        body = body_of(self.register(f"bad-{self.draw.randrange(20)}", nonce), self.draw)
-        writer.write(framed(body, self.draw, frame, LENGTH))
+        reader, writer = await self.dial()
+        name = f"bad-{self.draw.randrange(20)}"
+        claims = body_of(Link(name, Pool.MIXED, 1).register, self.draw)
+        stream = Garbling(reader, writer, self.draw)
+        party = Party(Purpose.CONTROL, name, KEY)
+        with suppress(HandshakeError, EOFError, OSError):
+            await asyncio.wait_for(initiate(stream, party, SCHEDULER_ID, claims), 20)
+        self.proved += stream.is_whole
         await self._hang_up(reader, writer)
 
     async def misbehave(self, most: int) -> None:
         """Register well, then say up to ``most`` things that are wrong, until hung up on."""
-        reader, writer, nonce = await self.dial()
-        writer.write(frame(msgspec.msgpack.encode(self.register("bad", nonce))))
+        reader, writer = await self.dial()
+        claims = msgspec.msgpack.encode(Link("bad", Pool.MIXED, 1).register)
+        stream = Garbling(reader, writer)
+        await initiate(stream, Party(Purpose.CONTROL, "bad", KEY), SCHEDULER_ID, claims)
         assert isinstance(await heard(reader), Welcome)
         for _ in range(most):
             if reader.at_eof() or writer.is_closing():
@@ -162,7 +193,7 @@ class Scene:
         task = self.draw.choice([*self.cluster._live, 1, 10**6])
         position = len(PROMPT) + self.draw.randrange(TOKENS)
         return [
-            self.register("bad", b""),
+            Link("bad", Pool.MIXED, 1).register,
             PromptsStarted([task, task]),
             Outputs([Output(task, position, Sample(95, -1.0, [(95, -1.0)]), FinishReason.STOP)]),
             Outputs([Output(task, position, Sample(95))] * 3),
@@ -231,6 +262,7 @@ async def test_fuzz_of_the_scheduler(inputs: int, caplog: pytest.LogCaptureFixtu
     gc.collect()
     after = Holdings.of(os.getpid())
     print(f"{scene.inputs} inputs, {scene.answers} requests beside them; {before} -> {after}")
+    assert scene.proved > scene.inputs // 20  # some get as far as their claims
     assert not worker.done()
     worker.cancel()
     await scene.server.close(())
@@ -257,7 +289,7 @@ MISDEEDS: dict[str, tuple[object, str]] = {
     "another's token": (Outputs([Output(1, 40, Sample(3))]), "task 1, which it does not run"),
     "another's prompt": (PromptsStarted([1]), "task 1, which it does not run"),
     "another's cache": (Transferred(1, STATS), "task 1, which it does not run"),
-    "twice": (Link("bad", Pool.MIXED).register, "once a connection"),
+    "what is no message": (Link("bad", Pool.MIXED).register, "malformed"),
 }
 
 
@@ -286,15 +318,16 @@ async def test_a_worker_that_breaks_the_protocol_is_dropped_alone(
     await bad.close()
 
 
-async def test_a_stranger_cannot_have_megabytes_kept_for_it(
+async def test_claims_of_megabytes_are_refused_before_they_are_read(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene = Scene(random.Random(0))
     scene.address = await scene.server.start("127.0.0.1", 0)
-    reader, writer, _ = await scene.dial()
-    writer.write(LENGTH.pack(65537))
-    assert await asyncio.wait_for(reader.read(), 10) == b""
-    assert "65537 bytes; at most 65536" in caplog.text
+    reader, writer = await scene.dial()
+    party = Party(Purpose.CONTROL, "bad", KEY)
+    with pytest.raises((EOFError, OSError)):
+        await initiate(Garbling(reader, writer), party, SCHEDULER_ID, bytes(65537))
+    assert "claims of 65537 bytes; at most 65536 are read" in caplog.text
     writer.close()
     await scene.server.close(())
 

@@ -51,7 +51,6 @@ from splitwise.protocol.messages import (
     Outputs,
     Preempted,
     PromptsStarted,
-    Register,
     RunPrompt,
     TaskFailed,
     TaskSpec,
@@ -333,8 +332,6 @@ class ClusterScheduler:
                 self._on_preempted(index, task)
             case Leave():
                 self.pools.leave(index)
-            case Register():
-                raise ValueError("a machine registers once a connection")
         if self._ledger.releases != releases:
             self._dispatch()
 

@@ -2,16 +2,17 @@
 
 The life of a connection:
 
-1. The scheduler sends a ``Challenge``; the worker answers with ``Register``, which proves the
-   cluster key. What does not fit is ``Refused`` with a reason.
-2. ``Welcome``; the machine is in the cluster. Messages go both ways.
-3. The connection ends, or stays silent for ``SILENCE_LIMIT_S``: the machine is lost.
+1. It waits for a place among those that have not proved themselves (``unproven``).
+2. The handshake: both ends prove that they know the cluster key, and the worker what it claims
+   (``Register``). Until then it may be dropped to make room for another.
+3. ``Welcome``; the machine is in the cluster. Messages go both ways. A machine that does not fit is
+   ``Refused`` with a reason.
+4. The connection ends, or stays silent for ``SILENCE_LIMIT_S``: the machine is lost.
 """
 
 import asyncio
-import hmac
 import logging
-import os
+import socket
 import time
 from collections.abc import Callable, Collection
 from typing import Final
@@ -19,15 +20,11 @@ from typing import Final
 import msgspec
 
 from splitwise.cluster.scheduler import ClusterScheduler
-from splitwise.protocol.messages import (
-    PROTOCOL_VERSION,
-    Challenge,
-    Refused,
-    Register,
-    Shutdown,
-    ToScheduler,
-)
-from splitwise.protocol.wire import HANDSHAKE_LIMIT_BYTES, Wire, WireError, prove
+from splitwise.protocol.handshake.proofs import HandshakeError
+from splitwise.protocol.handshake.unproven import PLACES, Unproven, accepted
+from splitwise.protocol.messages import Refused, Register, Shutdown, ToScheduler
+from splitwise.protocol.registration import admit
+from splitwise.protocol.wire import Wire, WireError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +32,8 @@ HANDSHAKE_LIMIT_S: Final = 10.0
 SILENCE_LIMIT_S: Final = 5.0
 """A machine reports every second."""
 CHECK_PERIOD_S: Final = 1.0
+_BACKLOG: Final = 1024
+"""Machines that lost the same scheduler all come back in one moment."""
 
 
 class WorkerLink:
@@ -56,32 +55,37 @@ class SchedulerServer:
         cluster: ClusterScheduler,
         cluster_key: str,
         on_silent: Callable[[str], None] = lambda _: None,
+        places: int = PLACES,
     ) -> None:
-        """``on_silent`` gets the id of each machine that is lost because it said nothing."""
+        """``on_silent`` gets the id of each machine that is lost because it said nothing;
+        ``places`` bounds the connections that have not proved themselves."""
         self._cluster = cluster
         self._on_silent = on_silent
         self._cluster_key = cluster_key
+        self._unproven = Unproven(places)
         self._links: dict[WorkerLink, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._accepting: list[asyncio.Task[None]] = []
         self._closing = False
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address that workers dial."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Wire(ToScheduler, self._on_connect), host, port
-        )
+        """Listen; returns the address that workers dial.
+
+        Raises:
+            OSError: ``host`` is not an address of this machine, or the port is taken.
+        """
+        listeners = await _listen(host, port)
+        self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
         self._tasks.add(asyncio.create_task(self._watch_clock()))
-        bound = self._server.sockets[0].getsockname()
+        bound = listeners[0].getsockname()
         return bound[0], bound[1]
 
     async def close(self, ours: Collection[str]) -> None:
         """Tell the workers ``ours`` to end and wait until their connections have; hang up on all
         others, who may dial again once there is a scheduler."""
         self._closing = True
-        if self._server is not None:
-            self._server.close()
+        for task in self._accepting:
+            task.cancel()
         ending = [link for link in self._links if link.register.machine_id in ours]
         for link in ending:
             link.send(Shutdown())
@@ -90,7 +94,7 @@ class SchedulerServer:
             await asyncio.wait(connections, timeout=HANDSHAKE_LIMIT_S)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._accepting, *self._tasks, return_exceptions=True)
 
     async def _watch_clock(self) -> None:
         while True:
@@ -108,42 +112,33 @@ class SchedulerServer:
                 link.wire.fail(WireError(f"silent for {SILENCE_LIMIT_S:g} s"))
                 self._on_silent(link.register.machine_id)
 
-    def _on_connect(self, wire: Wire[ToScheduler]) -> None:
-        self._tasks.add(asyncio.create_task(self._converse(wire)))
+    async def _accept(self, listener: socket.socket) -> None:
+        async for sock in accepted(listener, self._unproven):
+            task = asyncio.create_task(self._converse(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            self._unproven.add(task)
 
-    async def _converse(self, wire: Wire[ToScheduler]) -> None:
+    async def _converse(self, sock: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
+        wire: Wire[ToScheduler] = await Wire.accept(sock, ToScheduler)
         try:
-            link = await asyncio.wait_for(self._handshake(wire), HANDSHAKE_LIMIT_S)
-            if link is not None:
-                await self._serve(link, task)
-        except (TimeoutError, OSError, EOFError, WireError) as error:
+            register = await self._handshake(wire)
+            self._unproven.proven(task)
+            await self._serve(WorkerLink(wire, register), task)
+        except (TimeoutError, OSError, EOFError, WireError, HandshakeError) as error:
             log.warning("a worker's connection failed before it joined: %s", error or "timed out")
         finally:
-            self._tasks.discard(task)
             await wire.close()
 
-    async def _handshake(self, wire: Wire[ToScheduler]) -> WorkerLink | None:
-        nonce = os.urandom(16)
-        wire.send(Challenge(nonce))
-        register = await wire.receive(HANDSHAKE_LIMIT_BYTES)
-        if not isinstance(register, Register):
-            wire.send(Refused("the first message must be Register"))
-            return None
-        expected = prove(self._cluster_key, nonce, register.machine_id)
-        if not hmac.compare_digest(expected, register.proof):
-            wire.send(Refused("wrong cluster key; set SPLITWISE_CLUSTER_KEY to the cluster's"))
-            return None
-        if register.version != PROTOCOL_VERSION:
-            wire.send(
-                Refused(
-                    f"protocol version {register.version}, the cluster speaks {PROTOCOL_VERSION}; "
-                    "install the same version of splitwise everywhere"
-                )
-            )
-            return None
-        return WorkerLink(wire, register)
+    async def _handshake(self, wire: Wire[ToScheduler]) -> Register:
+        try:
+            async with asyncio.timeout(HANDSHAKE_LIMIT_S):
+                return await admit(wire, self._cluster_key)
+        except (TimeoutError, asyncio.CancelledError):
+            wire.abort()  # nothing of a stranger's is waited for
+            raise
 
     async def _serve(self, link: WorkerLink, task: asyncio.Task[None]) -> None:
         name = link.register.machine_id
@@ -175,3 +170,21 @@ class SchedulerServer:
             elif not self._closing:
                 log.warning("machine %s lost: %s", name, reason)
             self._cluster.lose(index)
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """A listening socket on each address of ``host``, as of ``localhost``."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listeners: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+            listeners[-1].setblocking(False)
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners

@@ -4,41 +4,32 @@ A *task* is one attempt at a request: the cluster scheduler numbers them, and a 
 taken up again elsewhere is a new task, so that a late word about the old one harms nobody.
 """
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.protocol.generation import FinishReason
+from splitwise.protocol.handshake.proofs import ID_BYTES
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION: Final = 4
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
-# Handshake: Challenge -> Register -> Welcome | Refused.
+# What a worker claims in the handshake, and the cluster's answer.
 
 
-class Challenge(msgspec.Struct, tag=True):
-    """The scheduler's first word; the worker proves that it knows the cluster key."""
+class Register(msgspec.Struct):
+    """A worker introduces its machine, by the id that it proves."""
 
-    nonce: bytes
-    version: int = PROTOCOL_VERSION
-
-
-class Register(msgspec.Struct, tag=True):
-    """A worker introduces its machine."""
-
-    machine_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    machine_id: Annotated[str, msgspec.Meta(min_length=1, max_length=ID_BYTES)]
     pool: Pool
-    proof: bytes
     model: ModelInfo
     layout: CacheLayout
     address: ReceiverAddress
-    version: int = PROTOCOL_VERSION
 
 
 class Welcome(msgspec.Struct, tag=True):
@@ -160,14 +151,7 @@ class Leave(msgspec.Struct, tag=True):
     """The machine wants to end: place nothing new on it, and send ``Shutdown`` when it is idle."""
 
 
-ToWorker = Challenge | Welcome | Refused | RunPrompt | Expect | Cancel | Shutdown
+ToWorker = Welcome | Refused | RunPrompt | Expect | Cancel | Shutdown
 ToScheduler = (
-    Register
-    | PromptsStarted
-    | Outputs
-    | TaskFailed
-    | Preempted
-    | Transferred
-    | MachineStatus
-    | Leave
+    PromptsStarted | Outputs | TaskFailed | Preempted | Transferred | MachineStatus | Leave
 )

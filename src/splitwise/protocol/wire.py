@@ -1,26 +1,25 @@
 """Control messages over a stream: a length of four bytes, then msgpack.
 
-The life of a connection: ``dial``, or a server's ``on_connect``; ``receive`` and ``send``; then
-``close``, the peer's end (EOFError) or ``fail``.
+The life of a connection: ``dial`` or ``accept``; ``read`` and ``write`` while it is the
+handshake's; ``trust``; ``receive`` and ``send``; then ``close``, the peer's end (EOFError) or
+``fail``.
 """
 
 import asyncio
-import hmac
 import os
 import socket
 import struct
-from collections.abc import Callable
 from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-HANDSHAKE_LIMIT_BYTES: Final = 64 * 1024
-"""Of a message from a peer that has not yet proved itself."""
 CLOSE_LIMIT_S: Final = 5.0
 _LENGTH: Final = struct.Struct("!I")
 _READ_AHEAD_BYTES: Final = 1024 * 1024
 """Of messages that nobody has asked for yet; then the peer has to wait."""
+_STRANGERS_READ_AHEAD_BYTES: Final = 4096
+"""Of a peer that has not proved itself."""
 
 In = TypeVar("In")
 
@@ -32,14 +31,10 @@ class WireError(Exception):
 class Wire(asyncio.Protocol, Generic[In]):
     """One end of a control connection. Receives messages of type ``In``, sends any struct.
 
-    It is made for ``create_connection`` and ``create_server``, one a connection. One coroutine at
-    a time receives.
+    One coroutine at a time receives.
     """
 
-    def __init__(
-        self, incoming: object, on_connect: "Callable[[Wire[In]], None] | None" = None
-    ) -> None:
-        self._on_connect = on_connect
+    def __init__(self, incoming: object) -> None:
         self._loop = asyncio.get_running_loop()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(incoming)
@@ -49,6 +44,7 @@ class Wire(asyncio.Protocol, Generic[In]):
         """How much of ``_unread`` makes the next message whole."""
         self._reader: asyncio.Future[None] | None = None
         self._is_paused = False
+        self._read_ahead_bytes = _STRANGERS_READ_AHEAD_BYTES
         self._end: Exception | None = None
         self._lost = self._loop.create_future()
         self.heard_s = self._loop.time()
@@ -64,21 +60,44 @@ class Wire(asyncio.Protocol, Generic[In]):
         _, wire = await loop.create_connection(lambda: cls(incoming), host, port)
         return wire
 
-    async def receive(self, limit_bytes: int = MAX_MESSAGE_BYTES) -> In:
-        """The next message, of at most ``limit_bytes``.
+    @classmethod
+    async def accept(cls, sock: socket.socket, incoming: object) -> "Wire[In]":
+        """The other end, over a socket that was accepted, which it takes over."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.connect_accepted_socket(lambda: cls(incoming), sock)
+        return wire
+
+    async def read(self, nbytes: int) -> bytes:
+        """Exactly so many bytes: the handshake's, which are no messages.
+
+        Raises:
+            EOFError: the peer closed the connection (ConnectionError: or it broke).
+        """
+        await self._until_read(nbytes)
+        data = bytes(self._unread[:nbytes])
+        del self._unread[:nbytes]
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes of the handshake."""
+        self._transport.write(data)
+
+    def trust(self) -> None:
+        """The peer has proved itself: it may send ahead of what is read."""
+        self._read_ahead_bytes = _READ_AHEAD_BYTES
+
+    async def receive(self) -> In:
+        """The next message.
 
         Raises:
             EOFError: the peer closed the connection (ConnectionError: or it broke).
             WireError: the bytes are not a message.
         """
-        await self._until_read(_LENGTH.size)
-        (length,) = _LENGTH.unpack_from(self._unread)
-        if length > limit_bytes:
-            raise WireError(f"message of {length} bytes; at most {limit_bytes} are taken")
-        end = _LENGTH.size + length
-        await self._until_read(end)
-        body = bytes(self._unread[_LENGTH.size : end])
-        del self._unread[:end]
+        (length,) = _LENGTH.unpack(await self.read(_LENGTH.size))
+        if length > MAX_MESSAGE_BYTES:
+            raise WireError(f"message of {length} bytes; at most {MAX_MESSAGE_BYTES} are taken")
+        body = await self.read(length)
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -98,6 +117,10 @@ class Wire(asyncio.Protocol, Generic[In]):
     def fail(self, error: Exception) -> None:
         """Give the connection up: whoever receives gets ``error``."""
         self._close_reading(error)
+        self._transport.abort()
+
+    def abort(self) -> None:
+        """Close at once; what is queued is lost."""
         self._transport.abort()
 
     async def close(self) -> None:
@@ -140,15 +163,13 @@ class Wire(asyncio.Protocol, Generic[In]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._on_connect is not None:
-            self._on_connect(self)
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = self._loop.time()
         self._unread += data
         if len(self._unread) >= self._wanted_bytes:
             self._wake()
-        if len(self._unread) > self._wanted_bytes + _READ_AHEAD_BYTES and not self._is_paused:
+        if len(self._unread) > self._wanted_bytes + self._read_ahead_bytes and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
@@ -163,8 +184,3 @@ class Wire(asyncio.Protocol, Generic[In]):
 def framed(body: bytes) -> bytes:
     """An encoded message as it goes over the wire."""
     return _LENGTH.pack(len(body)) + body
-
-
-def prove(cluster_key: str, nonce: bytes, machine_id: str) -> bytes:
-    """Proof of knowing the cluster key, bound to this connection and machine."""
-    return hmac.digest(cluster_key.encode(), nonce + machine_id.encode(), "sha256")

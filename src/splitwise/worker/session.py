@@ -1,7 +1,7 @@
 """A machine's time in a cluster: from the dial to the end of the control connection.
 
-1. Open the machine (``runner``) with its transfer ends, dial the cluster scheduler, prove the
-   cluster key, register.
+1. Open the machine (``runner``) with its transfer ends, dial the cluster scheduler, shake hands:
+   both ends prove that they know the cluster key, and this one what its machine is.
 2. Commands from the cluster scheduler are handed to the runner, which works on them beside this
    thread. What it has to say it sends itself, by the ``Outbox``; the asyncio thread only reads.
 3. ``leave`` asks to be drained: the cluster scheduler sends ``Shutdown`` when nothing is left.
@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
+from splitwise.protocol.handshake.proofs import HandshakeError
 from splitwise.protocol.messages import (
     Cancel,
-    Challenge,
     Expect,
     Leave,
     Refused,
@@ -29,7 +29,8 @@ from splitwise.protocol.messages import (
     ToWorker,
     Welcome,
 )
-from splitwise.protocol.wire import Wire, WireError, prove
+from splitwise.protocol.registration import register
+from splitwise.protocol.wire import Wire, WireError
 from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
 from splitwise.worker.outbox import Outbox
 from splitwise.worker.runner import MachineFacts, MachineRunner, OpenRunner
@@ -76,13 +77,7 @@ class Session:
             resources.push_async_callback(runner.close)
             wire = await self._connect()
             resources.push_async_callback(wire.close)
-            try:
-                await self._register(wire, runner.facts)
-            except (OSError, EOFError, WireError) as error:
-                raise WorkerError(
-                    f"the cluster scheduler broke off the handshake ({error or 'timed out'}); "
-                    "look into its log"
-                ) from error
+            await self._register(wire, runner.facts)
             self._outbox = self._open_outbox(wire)
             resources.callback(self._outbox.close)
             await self._serve(wire, self._outbox, runner)
@@ -91,34 +86,36 @@ class Session:
         if self._outbox is not None:  # before, nobody has given the runner anything to speak of
             self._outbox.send(message)
 
+    @property
+    def _address(self) -> str:
+        return f"{self._options.join_host}:{self._options.join_port}"
+
     async def _connect(self) -> Wire[ToWorker]:
-        host, port = self._options.join_host, self._options.join_port
+        options = self._options
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                return await Wire.dial(host, port, ToWorker)
+                return await Wire.dial(options.join_host, options.join_port, ToWorker)
         except (OSError, TimeoutError) as error:
             raise WorkerError(
-                f"--join {host}:{port}: no cluster scheduler answers there "
+                f"--join {self._address}: no cluster scheduler answers there "
                 f"({error or 'timed out'}); start the gateway first and name its worker port"
             ) from error
 
     async def _register(self, wire: Wire[ToWorker], facts: MachineFacts) -> None:
         options = self._options
-        async with asyncio.timeout(CONNECT_LIMIT_S):
-            challenge = await wire.receive()
-            if not isinstance(challenge, Challenge):
-                raise WorkerError(f"expected a challenge from the scheduler, got {challenge}")
-            wire.send(
-                Register(
-                    machine_id=options.machine_id,
-                    pool=options.pool,
-                    proof=prove(options.cluster_key, challenge.nonce, options.machine_id),
-                    model=facts.model,
-                    layout=facts.layout,
-                    address=facts.address,
-                )
-            )
-            answer = await wire.receive()
+        machine = Register(
+            options.machine_id, options.pool, facts.model, facts.layout, facts.address
+        )
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                answer = await register(wire, options.cluster_key, machine)
+        except HandshakeError as error:
+            raise WorkerError(f"--join {self._address}: {error}") from error
+        except (OSError, EOFError, WireError) as error:
+            raise WorkerError(
+                f"the cluster scheduler broke off the handshake ({error or 'timed out'}); "
+                "look into its log"
+            ) from error
         if isinstance(answer, Refused):
             raise WorkerError(f"the cluster refused this machine: {answer.reason}")
         if not isinstance(answer, Welcome):
