@@ -17,7 +17,7 @@ async def test_a_retry_takes_no_space_away() -> None:
     world = tokenizer.token_to_id("▁world")
     f = ScriptedCluster(Pool.PROMPT, Pool.TOKEN, Pool.TOKEN)
     live = f.cluster.submit(GenerationRequest("r", prompt, 4, SamplingParams(), [], "", 0))
-    options = OutputOptions((), False, True, (), None, False)
+    options = OutputOptions(None, False, True, (), None, False)
     answer = Answer(0, prompt, live, options, TextCodec(tokenizer))
     at = len(prompt)
     text = ""

@@ -72,7 +72,13 @@ def test_stop_tokens_come_from_four_files(tmp_path: Path) -> None:
     }
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    assert read_stop_token_ids(ModelFolder(tmp_path, "m")) == [5, 7, 9, 11]
+    folder = ModelFolder(tmp_path, "m")
+    assert read_stop_token_ids(folder) == [5, 7, 9, 11]
+    # Tokens that were not added but are pieces like others, by name or in a list with scores.
+    scored = [["a", 0.0]] * 9 + [["<end>", -1.0]]
+    for vocabulary, ids in (({"<end>": 9, "<over>": 11}, [5, 7, 9, 11]), (scored, [5, 7, 9])):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+        assert read_stop_token_ids(folder) == ids
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,11 @@ def _tokenizer_ends(folder: Path) -> set[int]:
     if not texts:
         return set()
     tokenizer = _read_json(folder / "tokenizer.json", missing_ok=True)
-    return {t["id"] for t in tokenizer.get("added_tokens", []) if t["content"] in texts}
+    added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, list):  # of pieces with their scores
+        vocabulary = {piece: token for token, (piece, _) in enumerate(vocabulary)}
+    return {ids[text] for text in texts for ids in (added, vocabulary) if text in ids}
 
 
 def _default_gguf() -> Path:

@@ -4,11 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitwise.gateway.text.stops import SpecialTexts, StopFinder
+from splitwise.gateway.text.stops import SpecialTexts, StopFinder, StopStrings
 
 SPECIAL = {"<end>": 7, "<end>x": 8, "<t>": 9}
 """One begins like another."""
 HIDDEN = SpecialTexts(SPECIAL)
+
+
+def finder_of(
+    stops: list[str], include: bool = False, hidden: SpecialTexts | None = None
+) -> StopFinder:
+    return StopFinder(StopStrings(stops, include, hidden))
 
 
 def first_complete(text: str, stops: list[str]) -> tuple[int, int] | None:
@@ -30,7 +36,7 @@ def test_stop_strings_are_found_however_the_text_is_cut(
     parts: list[str], stops: list[str], include: bool
 ) -> None:
     text = "".join(parts)
-    finder = StopFinder(stops, include)
+    finder = finder_of(stops, include)
     shown = ""
     for part in parts:
         shown += finder.push(part)
@@ -52,7 +58,7 @@ def test_stop_strings_are_found_however_the_text_is_cut(
     ("part", "shown"), [("hello", "hello"), ("hello E", "hello "), ("EN", ""), ("E N", "E N")]
 )
 def test_only_what_may_become_a_stop_string_is_held(part: str, shown: str) -> None:
-    assert StopFinder(["END"]).push(part) == shown
+    assert finder_of(["END"]).push(part) == shown
 
 
 def units_of(stop: str) -> list[str]:
@@ -90,12 +96,13 @@ UNITS = st.sampled_from(["a", "b", "<", *SPECIAL])
 def test_hidden_tokens_are_found_and_never_shown(
     chunks: list[list[str]], stops: list[str], include: bool
 ) -> None:
-    finder = StopFinder(stops, include, HIDDEN)
+    strings = StopStrings(stops, include, HIDDEN)
+    finder = StopFinder(strings)
     shown = ""
     for chunk in chunks:
         for unit in chunk:
             text = "" if unit in SPECIAL else unit
-            shown += finder.push(text + finder.mark_of.get(SPECIAL.get(unit, -1), ""))
+            shown += finder.push(text + strings.mark_of.get(SPECIAL.get(unit, -1), ""))
             if finder.found is not None:
                 break
         if finder.found is not None:
@@ -122,14 +129,19 @@ def test_hidden_tokens_are_found_and_never_shown(
 
 
 def test_text_that_may_become_a_stop_with_a_special_token_is_held() -> None:
-    finder = StopFinder(["bye<end>"], hidden=HIDDEN)
+    strings = StopStrings(["bye<end>"], hidden=HIDDEN)
+    finder = StopFinder(strings)
     assert finder.push("good bye") == "good "
-    assert finder.push(finder.mark_of[7]) == ""
+    assert finder.push(strings.mark_of[7]) == ""
     assert finder.found == "bye<end>"
 
 
 def test_a_special_token_that_no_stop_names_has_no_mark() -> None:
-    finder = StopFinder(["<t>", "x"], hidden=HIDDEN)
-    assert list(finder.mark_of) == [9]
-    assert StopFinder(["end"], hidden=HIDDEN).mark_of == {}
-    assert StopFinder(["<end>"]).mark_of == {}
+    assert list(StopStrings(["<t>", "x"], hidden=HIDDEN).mark_of) == [9]
+    assert StopStrings(["end"], hidden=HIDDEN).mark_of == {}
+    assert StopStrings(["<end>"]).mark_of == {}
+
+
+def test_a_text_is_cut_at_the_longest_special_tokens() -> None:
+    pieces = list(HIDDEN.pieces("<<end>xx<t>"))
+    assert pieces == [("<", None), ("<end>x", 8), ("x", None), ("<t>", 9)]

@@ -96,7 +96,8 @@ def _beside_a_far_token(network: Any, tokens: torch.Tensor) -> torch.Tensor:
     That token is seen by none of the text. Only a rotation by the longest position can let it
     change what is computed.
     """
-    count, far = tokens.shape[1], network.config.max_position_embeddings - 1
+    count = tokens.shape[1]
+    far = getattr(network.config, "max_position_embeddings", count + 1) - 1
     positions = torch.tensor([[*range(count), far]], device=tokens.device)
     both = torch.cat([tokens, tokens[:, :1]], dim=1)
     out = network(both, position_ids=positions, use_cache=False).logits

@@ -9,6 +9,7 @@ What a request gets is what ``generate`` gives it alone. For longrope, whose fac
 the original length, that is: while the text is that long or shorter, the short factors; afterwards
 the long ones, for all its positions. At the first token beyond, its keys in the cache, which were
 rotated by the short factors, are computed anew (``crossing``), as transformers' Phi-3 does it.
+(Keys of a short text are of no use to one that begins alike and is longer than the original.)
 A dynamic NTK changes nothing up to ``max_position_embeddings``, and no longer text is served.
 """
 
@@ -56,6 +57,8 @@ class Rotation:
 
     def crossing(self, work: Sequence[Work]) -> list[Work]:
         """The decodes whose cached keys were rotated for a shorter text, and are of no use now."""
+        if not self._switches_at:
+            return []
         return [
             entry
             for entry in work

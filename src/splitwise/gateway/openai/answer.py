@@ -58,10 +58,8 @@ class Answer:
         self.finish: FinishReason | None = None
         self._options = options
         self._text = codec.stream(options.skip_special_tokens, prompt)
-        self._stops: StopFinder | None = None
-        if options.stops:
-            hidden = codec.special_texts if options.skip_special_tokens else None
-            self._stops = StopFinder(options.stops, options.include_stop, hidden)
+        self._stops = StopFinder(options.stops) if options.stops is not None else None
+        self._mark_of = options.stops.mark_of if options.stops is not None else {}
         self._decoded_chars = 0
 
     def take(self, chunk: Chunk) -> Delta:
@@ -96,7 +94,7 @@ class Answer:
         """What can be shown of ``text``, which ``token`` has made certain."""
         if self._stops is None:
             return text
-        text = self._stops.push(text + self._stops.mark_of.get(token, ""))
+        text = self._stops.push(text + self._mark_of.get(token, ""))
         if self._stops.found is not None:
             self.finish = FinishReason.STOP
             self.stream.cancel()

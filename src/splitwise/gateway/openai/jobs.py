@@ -76,7 +76,7 @@ def make_job(
     neighbours.
     """
     sampling = sampling_params(fields, logprobs, front.model.defaults)
-    output = output_options(fields, logprobs, front.model, front.limits)
+    output = output_options(fields, logprobs, front.model, front.limits, front.codec.special_texts)
     priority = check_priority(fields.priority, origin.least_priority)
     check_min_tokens(fields, min(max_tokens for _, max_tokens in prompts))
     if fields.stream_options is not None and not fields.stream:

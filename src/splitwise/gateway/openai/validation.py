@@ -22,6 +22,7 @@ from splitwise.gateway.api_keys import PRIORITIES, USUAL_PRIORITY
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.openai.errors import ApiError, invalid
 from splitwise.gateway.openai.protocol import GenerationFields
+from splitwise.gateway.text.stops import SpecialTexts, StopStrings
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class ModelFacts:
 class OutputOptions:
     """How tokens become the answer."""
 
-    stops: tuple[str, ...]
+    stops: StopStrings | None
     include_stop: bool
     skip_special_tokens: bool
     stop_token_ids: tuple[int, ...]
@@ -135,9 +136,14 @@ def choice_seed(seed: int, choice: int) -> int:
 
 
 def output_options(
-    fields: GenerationFields, logprobs: int | None, model: ModelFacts, limits: HttpLimits
+    fields: GenerationFields,
+    logprobs: int | None,
+    model: ModelFacts,
+    limits: HttpLimits,
+    special: SpecialTexts,
 ) -> OutputOptions:
-    """Checked stop conditions and settings of the text."""
+    """Checked stop conditions and settings of the text; ``special`` are the model's tokens that it
+    may not show."""
     asked = fields.stop_token_ids or []
     if len(asked) > limits.max_stop_token_ids:
         raise ApiError(
@@ -147,10 +153,13 @@ def output_options(
         )
     check_token_ids("stop_token_ids", asked, model)
     own = () if fields.ignore_eos else model.stop_token_ids
+    include_stop = bool(fields.include_stop_str_in_output)
+    skips = fields.skip_special_tokens is not False
+    stops = _stop_strings(fields.stop, limits)
     return OutputOptions(
-        stops=_stop_strings(fields.stop, limits),
-        include_stop=bool(fields.include_stop_str_in_output),
-        skip_special_tokens=fields.skip_special_tokens is not False,
+        stops=StopStrings(stops, include_stop, special if skips else None) if stops else None,
+        include_stop=include_stop,
+        skip_special_tokens=skips,
         stop_token_ids=tuple(dict.fromkeys((*own, *asked))),
         logprobs=logprobs,
         return_token_ids=bool(fields.return_token_ids),

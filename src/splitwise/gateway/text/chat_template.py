@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 REMEDY: Final = "start the server with --chat-template FILE"
 _ANSWER: Final = "The-answer-0f3a"
+_SYSTEM: Final = {"role": "system", "content": "Be brief."}
 _TURNS: Final = (
     {"role": "user", "content": "A question?"},
     {"role": "assistant", "content": _ANSWER},
@@ -47,7 +48,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(
                 f"{origin or 'the chat template'} is no chat template: line {error.lineno}: "
-                f"{error.message}; correct it, or {REMEDY}"
+                f"{error.message}; correct it, or {REMEDY} and another one"
             ) from error
 
     def render(
@@ -84,13 +85,13 @@ class ChatTemplate:
             ) from error
 
     def after_an_answer(self) -> list[str]:
-        """What follows an assistant's answer, at the end of a conversation and before a question.
+        """What follows an assistant's answer, at the end of a conversation or before a question.
 
         A model that was trained on such conversations says what stands first there when it has
         said all.
         """
         texts: list[str] = []
-        for turns in (_TURNS[:2], _TURNS):
+        for turns in (_TURNS[:2], _TURNS, (_SYSTEM, *_TURNS)):  # some want a system message
             try:
                 rendered = self.render(turns, add_generation_prompt=False)
             except ChatTemplateError as error:

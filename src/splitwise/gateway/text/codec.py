@@ -100,6 +100,8 @@ class TextCodec:
         config = _read_json(folder / "special_tokens_map.json")
         config |= _read_json(folder / "tokenizer_config.json")
         if chat_template is not None:
+            if not chat_template.is_file():
+                raise FileNotFoundError(f"--chat-template {chat_template}: there is no such file")
             template = chat_template.read_text("utf-8"), f"--chat-template {chat_template}"
         else:
             template = find_template(folder, config) or ("", "")

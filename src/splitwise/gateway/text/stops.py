@@ -1,13 +1,12 @@
 """Where a text ends because it says a stop string.
 
-A stop string may name special tokens (``<|im_end|>``), which a text usually does not show. Within
-``StopFinder`` such a token is one character that no text has, a lone surrogate, so that it can be
-found and held back like any other; it is never given out. Special tokens that no stop string of the
-request names are not there at all: they separate nothing.
+A stop string may name special tokens (``<|im_end|>``), which a text usually does not show. In the
+text that is searched such a token is one character that no text has, a lone surrogate: it is found
+and held back like any other, and never given out. Special tokens that no stop string of the request
+names are not there at all: they separate nothing.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -21,20 +20,57 @@ class SpecialTexts:
     def __init__(self, ids: Mapping[str, int]) -> None:
         """``ids`` by the tokens' texts."""
         self._ids = {text: token for text, token in ids.items() if text}
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._lengths: dict[str, list[int]] = {}
+        """By the first character, longest first: there may be thousands of them, of few lengths."""
+        for text in sorted(self._ids, key=len, reverse=True):
+            lengths = self._lengths.setdefault(text[0], [])
+            if len(text) not in lengths:
+                lengths.append(len(text))
 
-    def marks_in(self, stops: Sequence[str]) -> dict[str, str]:
-        """A mark for each special token's text that occurs in ``stops``."""
-        texts = dict.fromkeys(text for stop in stops for text in self._pattern.findall(stop))
-        return {text: chr(_FIRST_MARK + i) for i, text in enumerate(islice(texts, _MARKS))}
+    def pieces(self, text: str) -> Iterator[tuple[str, int | None]]:
+        """``text`` cut into special tokens, with their ids, and single characters, with None."""
+        at = 0
+        while at < len(text):
+            piece = text[at]
+            for length in self._lengths.get(piece, ()):
+                if text[at : at + length] in self._ids:
+                    piece = text[at : at + length]
+                    break
+            yield piece, self._ids.get(piece)
+            at += len(piece)
 
-    def marked(self, stop: str, marks: Mapping[str, str]) -> str:
-        """``stop`` with each special token as its mark."""
-        return self._pattern.sub(lambda match: marks.get(match[0], match[0]), stop)
 
-    def id_of(self, text: str) -> int:
-        return self._ids[text]
+class StopStrings:
+    """The stop strings of a request, ready to be looked for in any number of texts."""
+
+    def __init__(
+        self, stops: Sequence[str], include_stop: bool = False, hidden: SpecialTexts | None = None
+    ) -> None:
+        """``hidden`` are special tokens that the text does not show; ``include_stop`` has the stop
+        string that was found shown."""
+        self.plain = tuple(stops)
+        self.include = include_stop
+        self.marked: dict[str, str] = {}
+        """Stop strings that name hidden tokens, as they are looked for and as they were given."""
+        self.mark_of: dict[int, str] = {}
+        """What a hidden token is in the text to ``push``; of those that a stop string names."""
+        if hidden is not None:
+            self._mark(hidden)
+        self.unmark = {ord(mark): None for mark in self.mark_of.values()}
+        self.longest = max(map(len, (*self.plain, *self.marked)), default=0)
+
+    def _mark(self, hidden: SpecialTexts) -> None:
+        pieces = {stop: list(hidden.pieces(stop)) for stop in self.plain}
+        named = dict.fromkeys(token for cut in pieces.values() for _, token in cut)
+        tokens = islice((token for token in named if token is not None), _MARKS)
+        self.mark_of = {token: chr(_FIRST_MARK + i) for i, token in enumerate(tokens)}
+        for stop, cut in pieces.items():
+            marked = "".join(
+                self.mark_of.get(token, piece) if token is not None else piece
+                for piece, token in cut
+            )
+            if marked != stop:
+                self.marked[marked] = stop
 
 
 class StopFinder:
@@ -44,23 +80,8 @@ class StopFinder:
     and chunks.
     """
 
-    def __init__(
-        self, stops: Sequence[str], include_stop: bool = False, hidden: SpecialTexts | None = None
-    ) -> None:
-        """``hidden`` are special tokens that the text does not show."""
-        self._stops = tuple(stops)
-        self._include = include_stop
-        marks = hidden.marks_in(stops) if hidden is not None else {}
-        self.mark_of: dict[int, str] = {}
-        """What a hidden token is in the text to ``push``; of those that a stop string names."""
-        self._marked: dict[str, str] = {}
-        """Stop strings that name hidden tokens, as they are looked for and as they were given."""
-        if hidden is not None and marks:
-            self.mark_of = {hidden.id_of(text): mark for text, mark in marks.items()}
-            marked = {hidden.marked(stop, marks): stop for stop in stops}
-            self._marked = {mark: stop for mark, stop in marked.items() if mark != stop}
-        self._unmark = {ord(mark): None for mark in marks.values()}
-        self._longest = max(map(len, (*self._stops, *self._marked)), default=0)
+    def __init__(self, strings: StopStrings) -> None:
+        self._strings = strings
         self._held = ""
         self.found: str | None = None
 
@@ -70,7 +91,7 @@ class StopFinder:
         if match := self._first_match(text):
             start, self.found = match
             self._held = ""
-            if not self._include:
+            if not self._strings.include:
                 return self._shown(text[:start])
             return self._shown(text[:start]) + self.found
         keep = self._undecided(text)
@@ -83,17 +104,17 @@ class StopFinder:
         return self._shown(held)
 
     def _shown(self, text: str) -> str:
-        return text.translate(self._unmark) if self._unmark else text
+        return text.translate(self._strings.unmark) if self._strings.unmark else text
 
     def _first_match(self, text: str) -> tuple[int, str] | None:
         """Where in ``text`` it begins, and the stop string as it was given."""
         matches = [
             (start + len(marked), start, stop)
-            for marked, stop in self._marked.items()
+            for marked, stop in self._strings.marked.items()
             if (start := text.find(marked)) >= 0
         ]
         shown = self._shown(text)
-        for stop in self._stops:
+        for stop in self._strings.plain:
             if (start := shown.find(stop)) >= 0:
                 first, last = self._place(text, shown, start, start + len(stop) - 1)
                 matches.append((last + 1, first, stop))
@@ -106,17 +127,19 @@ class StopFinder:
         """Where two characters of what is shown stand in the text with its marks."""
         if len(shown) == len(text):
             return first, last
-        places = [i for i, character in enumerate(text) if ord(character) not in self._unmark]
+        unmark = self._strings.unmark
+        places = [i for i, character in enumerate(text) if ord(character) not in unmark]
         return places[first], places[last]
 
     def _undecided(self, text: str) -> int:
         """Where the longest tail begins that some stop string starts with."""
+        strings = self._strings
         marks = len(text) - len(self._shown(text))
-        for start in range(max(0, len(text) - marks - self._longest + 1), len(text)):
+        for start in range(max(0, len(text) - marks - strings.longest + 1), len(text)):
             tail = text[start:]
-            if any(marked.startswith(tail) for marked in self._marked):
+            if any(marked.startswith(tail) for marked in strings.marked):
                 return start
             shown = self._shown(tail)
-            if shown and any(stop.startswith(shown) for stop in self._stops):
+            if shown and any(stop.startswith(shown) for stop in strings.plain):
                 return start
         return len(text)
