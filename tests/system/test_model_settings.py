@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from splitwise.engine.model_files import read_model_info, read_stop_token_ids
+from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import null_model
 from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
+from splitwise.gateway.process import Gateway, ServeOptions
 from splitwise.launch.local_server import ServerError, running_server
 
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))
@@ -67,6 +68,27 @@ def test_they_and_the_template_can_be_set_aside(folder: Path, tmp_path: Path) ->
         assert complete(client, seed=5) == continuation(PROMPT, 16, seeded, WORDS)
         answer = client.post("/v1/chat/completions", json=CHAT)
         assert answer.status_code == 200, answer.text
+
+
+def test_every_end_that_the_files_name_ends_a_text(folder: Path, tmp_path: Path) -> None:
+    tokens = {
+        entry["content"]: entry["id"]
+        for entry in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    }
+    start, end = tokens["<|start|>"], tokens["<|end|>"]
+    for name in ("config.json", "tokenizer_config.json"):
+        config = json.loads((folder / name).read_text())
+        config |= {"eos_token": "<|start|>", "eos_token_id": start}
+        (folder / name).write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, start]}))
+
+    def ends(**settings: Any) -> list[int]:
+        return Gateway(ServeOptions(**settings), ModelFolder(folder, "own"))._stop_token_ids
+
+    assert ends() == sorted({7, start})
+    template = tmp_path / "mine.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
+    assert ends(chat_template=template) == sorted({7, start, end})
 
 
 def test_what_makes_no_sense_ends_the_start(folder: Path, tmp_path: Path) -> None:

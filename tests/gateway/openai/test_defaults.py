@@ -63,3 +63,12 @@ def test_without_any_all_is_as_ever(serve: Serve, facts: ModelFacts) -> None:
     assert asked(plain, "/v1/completions", {"prompt": "Hello"}) == (SamplingParams(), 16)
     tiny = asked(plain, "/v1/completions", {"prompt": "Hello", "temperature": 1e-39})[0]
     assert tiny.is_greedy
+
+
+def test_a_token_that_the_model_lacks_is_named(serve: Serve, facts: ModelFacts) -> None:
+    """Tokenizers with more tokens than their model has rows for are not rare."""
+    small = serve(facts=replace(facts, vocab_size=300))
+    for path, body in PATHS:
+        answer = httpx.post(small.url + path, json=body, timeout=20)
+        assert answer.status_code == 400
+        assert "token ids are 0 to 299" in answer.json()["error"]["message"]

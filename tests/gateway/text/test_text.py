@@ -137,6 +137,12 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
         TextCodec.load(tmp_path)
 
 
+def test_a_tokenizer_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):
+        TextCodec.load(tmp_path)
+
+
 def test_a_text_far_too_long_is_not_tokenised_whole(codec: TextCodec) -> None:
     dense, sparse = "a b " * 100_000, " " * 400_000
     with pytest.raises(TextTooLong, match="more than 2000 tokens"):

@@ -15,6 +15,7 @@ from splitwise.gateway.openai.validation import (
     check_max_tokens,
     check_model,
     check_room,
+    check_token_ids,
 )
 from splitwise.gateway.text.chat_template import ChatTemplateError
 from splitwise.gateway.text.codec import TextCodec
@@ -41,6 +42,8 @@ async def prepare_chat(request: ChatRequest, front: Front, origin: Origin) -> Jo
         front.codec,
         front.model.max_context_tokens,
     )
+    if front.codec.largest_id >= front.model.vocab_size:
+        check_token_ids("messages", prompt, front.model)
     default = front.model.defaults.max_new_tokens
     room = check_room("messages", len(prompt), max_tokens, default, front.model)
     return make_job(request, [(prompt, room)], n, logprobs, ChatRenderer, front, origin)

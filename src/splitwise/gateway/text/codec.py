@@ -76,6 +76,7 @@ class TextCodec:
         }
         self._special_ids = frozenset(special.values())
         self.special_texts = SpecialTexts(special)
+        self.largest_id = max(tokenizer.get_vocab().values(), default=-1)
         self._byte_level = isinstance(tokenizer.decoder, ByteLevel)
         self._bytes = TokenBytes(tokenizer)
         self._template: ChatTemplate | None = None
@@ -89,7 +90,7 @@ class TextCodec:
 
         Raises:
             FileNotFoundError: it has no ``tokenizer.json``, or there is no such template.
-            ChatTemplateError: the template is none.
+            ValueError: a file cannot be read, or the template is none (``ChatTemplateError``).
         """
         file = folder / "tokenizer.json"
         if not file.exists():
@@ -106,7 +107,7 @@ class TextCodec:
         else:
             template = find_template(folder, config) or ("", "")
         special = {name: _content(config[name]) for name in _SPECIAL_TOKENS if config.get(name)}
-        return cls(Tokenizer.from_file(str(file)), template[0], special, template[1])
+        return cls(_read_tokenizer(file), template[0], special, template[1])
 
     def close(self) -> None:
         """End the encoding thread."""
@@ -209,6 +210,14 @@ class TextCodec:
     def token_text(self, token: int) -> str:
         """``token_bytes`` as text, with U+FFFD for part of a character."""
         return self.token_bytes(token).decode("utf-8", "replace")
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:
+        # The library has no class of its own for this.
+        raise ValueError(f"{file} cannot be read ({error}); download the model again") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:
