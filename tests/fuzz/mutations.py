@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import Any
 
@@ -96,3 +96,32 @@ def framed(
         head = frame(b"")[: -length.size]
         return head + length.pack(draw.choice((2**31, 2**32 - 1, 5000, 0))) + body
     return whole
+
+
+class Garbling:
+    """A handshake's stream that now and then changes, cuts off or adds to what is said, which is
+    its last word then. Without ``draw`` it does not."""
+
+    def __init__(
+        self,
+        read: Callable[[int], Awaitable[bytes]],
+        write: Callable[[bytes], Awaitable[None]],
+        write_eof: Callable[[], None],
+        draw: random.Random | None,
+    ) -> None:
+        self.read = read
+        self._write = write
+        self._write_eof = write_eof
+        self._draw = draw
+        self.is_whole = True
+
+    async def write(self, data: bytes) -> None:
+        if not self.is_whole:
+            return
+        said = data
+        if self._draw is not None and self._draw.random() < 0.4:
+            said = garbled(data, self._draw)
+        await self._write(said)
+        if said != data:
+            self.is_whole = False
+            self._write_eof()  # else both might wait for the rest

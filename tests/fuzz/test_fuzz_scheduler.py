@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from holdings import Holdings
-from mutations import body_of, framed, garbled
+from mutations import Garbling, body_of, framed
 from scripted_cluster import MODEL, Link, ScriptedCluster, request
 
 from splitwise.cluster.limits import ClusterLimits
@@ -95,34 +95,13 @@ async def heard(reader: asyncio.StreamReader) -> ToWorker:
     return message
 
 
-class Garbling:
-    """A stream of the handshake that now and then changes, cuts off or adds to what is said, which
-    is its last word then."""
+def stream_of(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, draw: random.Random | None = None
+) -> Garbling:
+    async def write(data: bytes) -> None:
+        writer.write(data)
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        draw: random.Random | None = None,
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._draw = draw
-        self.is_whole = True
-
-    async def read(self, nbytes: int) -> bytes:
-        return await self._reader.readexactly(nbytes)
-
-    async def write(self, data: bytes) -> None:
-        if not self.is_whole:
-            return
-        said = data
-        if self._draw is not None and self._draw.random() < 0.4:
-            said = garbled(data, self._draw)
-        self._writer.write(said)
-        if said != data:
-            self.is_whole = False
-            self._writer.write_eof()  # else both might wait for the rest
+    return Garbling(reader.readexactly, write, writer.write_eof, draw)
 
 
 class Scene:
@@ -165,7 +144,7 @@ class Scene:
         reader, writer = await self.dial()
         name = f"bad-{self.draw.randrange(20)}"
         claims = body_of(Link(name, Pool.MIXED, 1).register, self.draw)
-        stream = Garbling(reader, writer, self.draw)
+        stream = stream_of(reader, writer, self.draw)
         party = Party(Purpose.CONTROL, name, KEY)
         with suppress(HandshakeError, EOFError, OSError):
             await asyncio.wait_for(initiate(stream, party, SCHEDULER_ID, claims), 20)
@@ -176,7 +155,7 @@ class Scene:
         """Register well, then say up to ``most`` things that are wrong, until hung up on."""
         reader, writer = await self.dial()
         claims = msgspec.msgpack.encode(Link("bad", Pool.MIXED, 1).register)
-        stream = Garbling(reader, writer)
+        stream = stream_of(reader, writer)
         await initiate(stream, Party(Purpose.CONTROL, "bad", KEY), SCHEDULER_ID, claims)
         assert isinstance(await heard(reader), Welcome)
         for _ in range(most):
@@ -326,7 +305,7 @@ async def test_claims_of_megabytes_are_refused_before_they_are_read(
     reader, writer = await scene.dial()
     party = Party(Purpose.CONTROL, "bad", KEY)
     with pytest.raises((EOFError, OSError)):
-        await initiate(Garbling(reader, writer), party, SCHEDULER_ID, bytes(65537))
+        await initiate(stream_of(reader, writer), party, SCHEDULER_ID, bytes(65537))
     assert "claims of 65537 bytes; at most 65536 are read" in caplog.text
     writer.close()
     await scene.server.close(())

@@ -1,22 +1,28 @@
 """Who is not let in, and what a peer that is let in cannot do."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
+import msgspec
 import numpy as np
 import pytest
 from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, content, eventually, machines
 
+from splitwise.protocol.handshake.conversation import Party, initiate
+from splitwise.protocol.handshake.proofs import Purpose
 from splitwise.transfer import Arrived, CacheLayout, Failed, Released
+from splitwise.transfer import listener as listener_module
 from splitwise.transfer.channel import Channel
-from splitwise.transfer.errors import LinkError, LinkLost
 from splitwise.transfer.frames import (
     FRAME_LIMIT_BYTES,
     HEADER,
     PROTOCOL_VERSION,
+    AnyMessage,
     Done,
     Grant,
+    Hello,
     Refused,
     Revoke,
     Stopped,
@@ -57,7 +63,7 @@ def refusal(settings: Settings, token: LocalMachine) -> str:
 
 def test_another_cluster_key(token: LocalMachine, transport: str) -> None:
     reason = refusal(Settings("prompt", LAYOUT, 1, key="other", transport=transport), token)
-    assert "refused: the cluster key differs" in reason
+    assert "the cluster key differs" in reason and "SPLITWISE_CLUSTER_KEY" in reason
 
 
 @pytest.mark.parametrize(
@@ -71,8 +77,6 @@ def test_another_layout(token: LocalMachine, transport: str, layout: CacheLayout
 
 
 def test_a_receiver_that_is_not_the_one_named(token: LocalMachine, transport: str) -> None:
-    import msgspec
-
     other = msgspec.structs.replace(token.address, machine_id="another")
     with machines(Settings("prompt", LAYOUT, 1, transport=transport)) as (prompt,):
         prompt.sender.begin("t", other, [1])
@@ -81,50 +85,53 @@ def test_a_receiver_that_is_not_the_one_named(token: LocalMachine, transport: st
         assert "'token' answered in the place of 'another'" in event.reason
 
 
-def test_a_receiver_without_the_key_is_noticed_by_the_sender() -> None:
-    """The sender's proof is of no use to one who cannot answer it."""
-
-    async def pose(sock: socket.socket) -> str:
-        from splitwise.transfer.frames import Challenge, Welcome
-
-        channel = Channel(sock, 5)
-        await channel.receive_message(4096)
-        await channel.send_message(Challenge("token", b"n" * 32))
-        await channel.receive_message(4096)
-        await channel.send_message(Welcome(b"m" * 32, 1, LAYOUT))
-        with pytest.raises(LinkLost):
-            await channel.receive_message(4096)
-        channel.close()
-        return "left"
-
-    async def meet() -> None:
-        ours, theirs = socket.socketpair()
-        poser = asyncio.create_task(pose(theirs))
-        channel = Channel(ours, 5)
-        with pytest.raises(LinkError, match="cluster key differs"):
-            await introduce(channel, "prompt", "token", KEY, LAYOUT, "tcp")
-        channel.close()
-        assert await poser == "left"
-
-    asyncio.run(meet())
-
-
 @pytest.mark.parametrize(
-    ("sent", "answer"),
+    ("claims", "words"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "transfer protocol 18245"),
-        (HEADER.pack(PROTOCOL_VERSION + 1, 5) + b"hello", "same release"),
-        (HEADER.pack(PROTOCOL_VERSION, 5000), "5000 bytes where at most 4096"),
-        (HEADER.pack(PROTOCOL_VERSION, 3) + b"\xc1\xc1\xc1", "bad frame"),
+        (msgspec.msgpack.encode(Hello("another", LAYOUT, "tcp")), "says that it is 'another'"),
+        (b"\xc1", "bad claims"),
+        (b"\x91" * 5000, "bad claims"),
+        (b"\x81\xaamachine_id\xa2\xff\xfe", "bad claims"),
     ],
 )
-def test_strangers_are_told_why_and_dropped(token: LocalMachine, sent: bytes, answer: str) -> None:
+def test_claims_that_are_none_are_refused(token: LocalMachine, claims: bytes, words: str) -> None:
+    async def claim() -> AnyMessage:
+        sock = socket.create_connection((token.address.host, token.address.port))
+        channel = Channel(sock, 5)
+        await initiate(channel, Party(Purpose.TRANSFER, "bad", KEY), "token", claims)
+        try:
+            return await channel.receive_message(FRAME_LIMIT_BYTES)
+        finally:
+            channel.close()
+
+    refused = asyncio.run(claim())
+    assert isinstance(refused, Refused) and words in refused.reason
+
+
+VERSION = len(b"splitws\n")
+"""Where it stands in what is said first."""
+STRANGERS = {
+    "http": (b"GET / HTTP/1.1\r\n\r\n", "no handshake of splitwise"),
+    "another version": (b"splitws\n\x00\x04\x02" + bytes(288), "protocol version 4, this side"),
+    "another door": (
+        b"splitws\n\x00\x05\x01" + bytes(288),
+        "is for control, this one for transfer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_strangers_hear_the_version_and_no_more(
+    token: LocalMachine, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent, words = STRANGERS[name]
     with socket.create_connection((token.address.host, token.address.port), timeout=10) as sock:
         sock.sendall(sent)
         received = b""
         while chunk := _receive(sock):
             received += chunk
-    assert answer.encode() in received
+    assert received[VERSION : VERSION + 2] == b"\x00\x05" and len(received) == VERSION + 3
+    eventually(lambda: words in caplog.text)
 
 
 def _receive(sock: socket.socket) -> bytes:
@@ -132,6 +139,29 @@ def _receive(sock: socket.socket) -> bytes:
         return sock.recv(4096)
     except ConnectionResetError:  # it closed with bytes of ours unread
         return b""
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_silent_strangers_keep_no_sender_out(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "PLACES", 8)
+    with machines(Settings("token", LAYOUT, 2)) as (token,), contextlib.ExitStack() as crowd:
+        address = token.address
+        for _ in range(40):
+            if family == "tcp":
+                sock = socket.create_connection((address.host, address.port), timeout=10)
+            else:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.connect("\0" + address.unix_name)
+            crowd.enter_context(sock)
+        transport = "tcp" if family == "tcp" else "shared_memory"
+        with machines(Settings("prompt", LAYOUT, 1, transport=transport)) as (prompt,):
+            token.receiver.expect("t", "prompt", [3])
+            prompt.sender.begin("t", address, [1])
+            prompt.sender.finish("t", b"")
+            assert isinstance(token.event(), Arrived)
+            # Its links are proven; of the crowd only those are left for which there are places.
+            connections = [t for t in token.receiver._thread._tasks if t.get_name() == "connection"]
+            assert len(connections) <= 8 + 1 + 1 + 4  # and one a listener, and what is proven
 
 
 Misdeed = Callable[[Channel, Channel, Grant], Awaitable[None]]
@@ -151,6 +181,10 @@ async def _oversized(control: Channel, stream: Channel, grant: Grant) -> None:
 
 async def _garbage(control: Channel, stream: Channel, grant: Grant) -> None:
     await control.send([HEADER.pack(PROTOCOL_VERSION, 2), b"\xc1\xc1"])
+
+
+async def _another_version(control: Channel, stream: Channel, grant: Grant) -> None:
+    await control.send([HEADER.pack(PROTOCOL_VERSION + 1, 5), b"hello"])
 
 
 async def _checksums_of_another_model(control: Channel, stream: Channel, grant: Grant) -> None:
@@ -182,6 +216,7 @@ MISDEEDS: dict[str, tuple[Misdeed, str]] = {
     "wrong direction": (_wrong_direction, "Grant is not for a receiver"),
     "oversized frame": (_oversized, "at most"),
     "garbage": (_garbage, "bad frame"),
+    "another version of frames": (_another_version, "same release"),
     "checksums": (_checksums_of_another_model, "2 checksums for 4 layers"),
     "layer too high": (_layer_too_high, "piece of layer 4"),
     "past the table": (_past_the_table, "entries 1 to 3"),

@@ -109,6 +109,21 @@ class Channel:
                 raise LinkLost("the peer closed the connection")
             return fds
 
+    # As the handshake reads and writes.
+
+    async def read(self, nbytes: int) -> bytes:
+        """Exactly so many bytes.
+
+        Raises:
+            LinkLost: the peer is gone.
+        """
+        data = bytearray(nbytes)
+        await self.receive_into(memoryview(data))
+        return bytes(data)
+
+    async def write(self, data: bytes) -> None:
+        await self.send([data])
+
     async def send_message(self, message: Message) -> None:
         await self.send([encode(message)])
 

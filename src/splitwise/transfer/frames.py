@@ -1,8 +1,8 @@
 """The control frames between a sender and a receiver, and their one codec.
 
 A frame is a header (protocol version, u16; body length, u32; both big-endian) and a msgpack body.
-The handshake's frames come first, in the order below; then grants, revocations and answers flow
-from the receiver, signals and stops from the sender. Keys and values are never in a frame.
+They come after the handshake: Welcome first; then grants, revocations and answers flow from the
+receiver, signals and stops from the sender. Keys and values are never in a frame.
 """
 
 import struct
@@ -17,8 +17,6 @@ from splitwise.transfer.layout import CacheLayout
 PROTOCOL_VERSION = 2
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 HEADER = struct.Struct("!HI")
-HANDSHAKE_LIMIT_BYTES = 4096
-"""Of a frame from a peer that has not yet proved itself."""
 FRAME_LIMIT_BYTES = 16 * 2**20
 PAYLOAD_LIMIT_BYTES = 8 * 2**20
 """Of what ``finish`` carries."""
@@ -28,33 +26,18 @@ class Message(msgspec.Struct, tag=True, frozen=True):
     """A control frame's body."""
 
 
-class Hello(Message, frozen=True):
-    """Sender, first on every connection. ``link`` names the link that a data stream joins."""
+class Hello(msgspec.Struct, frozen=True):
+    """What a sender claims in the handshake. ``link`` names the link that a data stream joins."""
 
     machine_id: str
-    nonce: bytes
     layout: CacheLayout
     transport: str
     link: int | None = None
 
 
-class Challenge(Message, frozen=True):
-    """Receiver's half of what the proofs are made over."""
-
-    machine_id: str
-    nonce: bytes
-
-
-class Proof(Message, frozen=True):
-    """Sender knows the cluster key."""
-
-    mac: bytes
-
-
 class Welcome(Message, frozen=True):
-    """Receiver knows it too, and takes the sender in. ``handle`` opens a cache on a device."""
+    """Receiver, first after the handshake. ``handle`` opens a cache on a device."""
 
-    mac: bytes
     link: int
     layout: CacheLayout
     handle: bytes = b""
@@ -137,20 +120,7 @@ class Answer(Message, frozen=True):
     error: str = ""
 
 
-AnyMessage = (
-    Hello
-    | Challenge
-    | Proof
-    | Welcome
-    | Window
-    | Refused
-    | Grant
-    | Revoke
-    | Done
-    | Progress
-    | Stopped
-    | Answer
-)
+AnyMessage = Welcome | Window | Refused | Grant | Revoke | Done | Progress | Stopped | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)

@@ -1,37 +1,26 @@
-"""How two ends of a new connection make sure of each other before anything else is said.
+"""What a sender and a receiver say on a new connection before anything else.
 
-1. The sender says Hello: who it is, its cache layout, the transport it wants, a nonce.
-2. The receiver answers with a Challenge: who it is, a nonce.
-3. The sender's Proof is an HMAC-SHA256 with the cluster key over its role, Hello and Challenge.
-4. The receiver checks proof, layout and transport, and answers Welcome with a proof of its own,
-   or Refused with the reason.
+1. The cluster's handshake (``splitwise.protocol.handshake``): both prove that they know the key.
+   The sender claims its Hello: its cache's layout, the transport it wants, the link that it joins.
+2. The receiver checks layout and transport, and answers Welcome, or Refused with the reason.
 
-The key never travels. What follows the handshake is neither encrypted nor signed: machines of a
-cluster share a network that others cannot write to.
+What follows is neither encrypted nor signed: machines of a cluster share a network that others
+cannot write to.
 """
 
-import hmac
-import secrets
 from collections.abc import Callable
-from typing import TypeVar
 
+import msgspec
+
+from splitwise.protocol.handshake.conversation import Introduced, Party, initiate, respond
+from splitwise.protocol.handshake.proofs import HandshakeError, Purpose
 from splitwise.transfer.channel import Channel
-from splitwise.transfer.errors import LinkError, LinkLost
-from splitwise.transfer.frames import (
-    HANDSHAKE_LIMIT_BYTES,
-    Challenge,
-    Hello,
-    Message,
-    Proof,
-    Refused,
-    Welcome,
-    encode,
-)
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.frames import FRAME_LIMIT_BYTES, Hello, Refused, Welcome
 from splitwise.transfer.layout import CacheLayout
 
-NONCE_BYTES = 32
-M = TypeVar("M", bound=Message)
-KEY_DIFFERS = "the cluster key differs: start all machines of a cluster with the same one"
+CLAIMS_LIMIT_BYTES = 64 * 2**10
+"""Of a Hello, from a peer that has not yet proved itself; a layout may list many regions."""
 
 
 async def introduce(
@@ -48,16 +37,18 @@ async def introduce(
     Raises:
         LinkError: refused, or the other end is not ``receiver_id`` or does not know the key.
     """
-    hello = Hello(machine_id, secrets.token_bytes(NONCE_BYTES), layout, transport, link)
-    await channel.send_message(hello)
-    challenge = await _receive(channel, Challenge)
-    if challenge.machine_id != receiver_id:
-        raise LinkError(f"{challenge.machine_id!r} answered in the place of {receiver_id!r}")
-    await channel.send_message(Proof(_mac(key, "sender", hello, challenge)))
-    welcome = await _receive(channel, Welcome)
-    if not hmac.compare_digest(welcome.mac, _mac(key, "receiver", hello, challenge)):
-        raise LinkError(KEY_DIFFERS)
-    return welcome
+    hello = Hello(machine_id, layout, transport, link)
+    party = Party(Purpose.TRANSFER, machine_id, key)
+    try:
+        await initiate(channel, party, receiver_id, msgspec.msgpack.encode(hello))
+    except HandshakeError as error:
+        raise LinkError(str(error)) from error
+    message = await channel.receive_message(FRAME_LIMIT_BYTES)
+    if isinstance(message, Refused):
+        raise LinkError(f"refused: {message.reason}")
+    if not isinstance(message, Welcome):
+        raise LinkError(f"{type(message).__name__} where Welcome was due")
+    return message
 
 
 async def admit(
@@ -65,29 +56,41 @@ async def admit(
     machine_id: str,
     key: str,
     check: Callable[[Hello], None],
-    welcome: Callable[[Hello, bytes], Welcome],
+    welcome: Callable[[Hello], Welcome],
 ) -> tuple[Hello, Welcome]:
     """The receiver's side. ``check`` raises LinkError to refuse a sender that has the key.
 
     Raises:
-        LinkError: refused; the sender has been told why.
+        LinkError: refused; a sender that has the key has been told why.
     """
     try:
-        hello = await _receive(channel, Hello)
-        challenge = Challenge(machine_id, secrets.token_bytes(NONCE_BYTES))
-        await channel.send_message(challenge)
-        proof = await _receive(channel, Proof)
-        if not hmac.compare_digest(proof.mac, _mac(key, "sender", hello, challenge)):
-            raise LinkError(KEY_DIFFERS)
+        party = Party(Purpose.TRANSFER, machine_id, key)
+        introduced = await respond(channel, party, CLAIMS_LIMIT_BYTES)
+    except HandshakeError as error:
+        raise LinkError(str(error)) from error
+    try:
+        hello = _claimed(introduced)
         check(hello)
-    except LinkLost:
-        raise
     except LinkError as refusal:
         await channel.send_message(Refused(str(refusal)))
         raise
-    welcomed = welcome(hello, _mac(key, "receiver", hello, challenge))
+    welcomed = welcome(hello)
     await channel.send_message(welcomed)
     return hello, welcomed
+
+
+def _claimed(introduced: Introduced) -> Hello:
+    """
+    Raises:
+        LinkError: it is no Hello, or another machine's.
+    """
+    try:
+        hello = msgspec.msgpack.decode(introduced.claims, type=Hello)
+    except (ValueError, RecursionError) as error:  # msgspec's and Unicode's errors are such
+        raise LinkError(f"bad claims: {error}") from error
+    if hello.machine_id != introduced.id:
+        raise LinkError(f"{introduced.id!r} says that it is {hello.machine_id!r}")
+    return hello
 
 
 def check_layout(mine: CacheLayout, theirs: CacheLayout) -> None:
@@ -101,17 +104,3 @@ def check_layout(mine: CacheLayout, theirs: CacheLayout) -> None:
         f"cache layouts differ, receiver {mine}, sender {theirs}: "
         "run the same model, dtype and block size on both machines"
     )
-
-
-def _mac(key: str, role: str, hello: Hello, challenge: Challenge) -> bytes:
-    said = role.encode() + b"\0" + encode(hello) + encode(challenge)
-    return hmac.digest(key.encode(), said, "sha256")
-
-
-async def _receive(channel: Channel, kind: type[M]) -> M:
-    message = await channel.receive_message(HANDSHAKE_LIMIT_BYTES)
-    if isinstance(message, Refused):
-        raise LinkError(f"refused: {message.reason}")
-    if not isinstance(message, kind):
-        raise LinkError(f"{type(message).__name__} where {kind.__name__} was due")
-    return message

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from splitwise.protocol.handshake.unproven import PLACES, Unproven, accepted
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.deadlines import Deadlines
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 128
 
 Check = Callable[[Hello], None]
-MakeWelcome = Callable[[Hello, bytes], Welcome]
+MakeWelcome = Callable[[Hello], Welcome]
 Serve = Callable[[Channel, Hello, Welcome], Coroutine[Any, Any, None]]
 
 
@@ -59,6 +60,7 @@ class Listener:
         self._machine_id = machine_id
         self._cluster_key = cluster_key
         self._deadlines = deadlines
+        self._unproven = Unproven(PLACES)
         family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
         tcp = socket.create_server((at.host, at.port), family=family, backlog=_BACKLOG)
         self._listeners = [(tcp, frozenset(offer.transports) - SAME_HOST)]
@@ -102,17 +104,9 @@ class Listener:
                 raise LinkError(f"transport {hello.transport!r} is not offered here")
             check(hello)
 
-        loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                try:
-                    sock, _ = await loop.sock_accept(listener)
-                except OSError as error:
-                    # Out of descriptors, or the caller has hung up; the next may fare better.
-                    logger.warning("could not accept a connection: %s", error)
-                    await asyncio.sleep(0.1)
-                    continue
-                thread.spawn(self._receive(sock, check_all, welcome, serve), "connection")
+        async for sock in accepted(listener, self._unproven):
+            work = self._receive(sock, check_all, welcome, serve)
+            self._unproven.add(thread.spawn(work, "connection"))
 
     async def _receive(
         self, sock: socket.socket, check: Check, welcome: MakeWelcome, serve: Serve
@@ -124,6 +118,9 @@ class Listener:
                 hello, welcomed = await admit(
                     channel, self._machine_id, self._cluster_key, check, welcome
                 )
+            task = asyncio.current_task()
+            assert task is not None
+            self._unproven.proven(task)
             await serve(channel, hello, welcomed)
         except TimeoutError:
             logger.warning("dropped a connection: no handshake in time")

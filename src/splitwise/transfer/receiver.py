@@ -234,13 +234,13 @@ class KVReceiver:
         if over is None or over.sender_id != hello.machine_id or over.one_sided:
             raise LinkError(f"{hello.machine_id} has no link {hello.link} that takes streams")
 
-    def _welcome(self, hello: Hello, mac: bytes) -> Welcome:
+    def _welcome(self, hello: Hello) -> Welcome:
         if hello.link is not None:
-            return Welcome(mac, hello.link, self._layout)
+            return Welcome(hello.link, self._layout)
         self._links_made += 1
         on_device = hello.transport == CUDA_IPC
         handle = export(cast(DeviceMemory, self._memory)) if on_device else b""
-        return Welcome(mac, self._links_made, self._layout, handle)
+        return Welcome(self._links_made, self._layout, handle)
 
     async def _serve(self, channel: Channel, hello: Hello, welcome: Welcome) -> None:
         """A connection's task, from the handshake to its end."""
