@@ -56,6 +56,7 @@ async def test_it_shows_each_machine(scripted: ScriptedCluster) -> None:
         "kv_capacity_tokens": 1024,
         "role_changes": 0,
         "quarantined": False,
+        "quiet": False,
     }
 
 

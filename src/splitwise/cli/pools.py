@@ -76,15 +76,17 @@ def drain(
 
 
 def _row(machine: dict[str, Any]) -> list[str]:
-    state = "quarantined" if machine["quarantined"] else "up"
-    state = "draining" if machine["draining"] else state
-    if not machine["up"]:
-        state = "left" if machine["draining"] else "lost"
     return [
-        *(machine["machine_id"], machine["home"], machine["pool"], state),
+        *(machine["machine_id"], machine["home"], machine["pool"], _state(machine)),
         *(str(machine["pending_tokens"]), str(machine["waiting"]), str(machine["kv_tokens"])),
         *(str(machine["kv_capacity_tokens"]), str(machine["role_changes"])),
     ]
+
+
+def _state(machine: dict[str, Any]) -> str:
+    if not machine["up"]:
+        return "left" if machine["draining"] else "lost"
+    return next((state for state in ("quiet", "draining", "quarantined") if machine[state]), "up")
 
 
 def _ask(url: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class MachineView(msgspec.Struct, frozen=True):
     role_changes: int
     quarantined: bool = False
     """It gets nothing new for a while, because requests failed there (``quarantine``)."""
+    quiet: bool = False
+    """It gets nothing new until something is heard of it (``silence``)."""
 
 
 class Pools:
@@ -73,6 +75,8 @@ class Pools:
         self._draining: set[int] = set()
         """Those that drain, or have left for that reason."""
         self._quarantined: set[int] = set()
+        self._quiet: set[int] = set()
+        """Those of which nothing is heard."""
 
     # What operators do.
 
@@ -137,6 +141,17 @@ class Pools:
         self._open_or_close(machine)
         self._on_change()
 
+    def set_quiet(self, machine: int, is_quiet: bool) -> None:
+        """Nothing is heard of a connected machine, which therefore gets nothing new; or it is."""
+        (self._quiet.add if is_quiet else self._quiet.discard)(machine)
+        self._open_or_close(machine)
+        self._on_change()
+
+    @property
+    def is_any_quiet(self) -> bool:
+        """Whether nothing is heard of a machine that is connected."""
+        return bool(self._quiet)
+
     def joined(self, machine: int) -> None:
         """A machine is connected."""
         self._ending.discard(machine)
@@ -148,6 +163,7 @@ class Pools:
     def left(self, machine: int) -> None:
         """A machine is not connected any more."""
         del self._seen[machine]
+        self._quiet.discard(machine)
         name = self._roster.names[machine]
         self._metrics.pool(name, None)
         if machine in self._quarantined:
@@ -177,7 +193,7 @@ class Pools:
         self._metrics.role_changed(name, now.label)
 
     def _open_or_close(self, machine: int) -> None:
-        is_closed = machine in self._draining or machine in self._quarantined
+        is_closed = any(machine in who for who in (self._draining, self._quarantined, self._quiet))
         set_draining(self._roster.cluster, machine, is_closed)
 
     def _pool(self, machine: int) -> Pool:
@@ -205,6 +221,7 @@ class Pools:
             up=bool(cluster.up[machine]),
             draining=machine in self._draining,
             quarantined=machine in self._quarantined,
+            quiet=machine in self._quiet,
             pending_tokens=int(cluster.pending_tokens[machine]),
             waiting=int(cluster.waiting[machine]),
             kv_tokens=int(cluster.kv_tokens[machine]),

@@ -14,10 +14,10 @@ The life of a request here (states: ``RequestState``):
 4. The last token, a cancel, or too many failures end it: ENDED. ``_leave_machines`` takes
    back what it was charged (``ledger``), and tells every machine that may still hold something of
    it.
-5. A machine that is lost, fails the task or preempts it sends the request back into ``_queue``,
-   before all of its priority that never began, with its tokens so far as part of the prompt: the
-   next attempt. It goes to other machines than those that failed it, as long as there are any,
-   and runs its prompt alone once it may be what they failed of (``isolation``).
+5. A machine that is lost, says nothing, fails the task or preempts it sends the request back into
+   ``_queue``, before all of its priority that never began, with its tokens so far as part of the
+   prompt: the next attempt. It goes to other machines than those that failed it, as long as there
+   are any, and runs its prompt alone once it may be what they failed of (``isolation``).
 
 Everything runs on one asyncio loop, so nothing here needs a lock.
 """
@@ -140,8 +140,9 @@ class ClusterScheduler:
         """Why no request can be served now, or None."""
         if can_serve(self.roster.cluster):
             return None
-        is_draining = any(self.roster.cluster.up)
-        return "every machine is draining" if is_draining else "no machine is connected"
+        if not any(self.roster.cluster.up):
+            return "no machine is connected"
+        return "no machine answers" if self.pools.is_any_quiet else "every machine is draining"
 
     def fail_overdue(self, now_s: float) -> None:
         """Give up the requests that have waited too long; to be called every second or so."""
@@ -300,12 +301,31 @@ class ClusterScheduler:
         if index in self._reporting:
             self._reporting.remove(index)
             self._metrics.machine_gone(name)
-        needing = [live for live in self._live.values() if _needs(live, index)]
+        needing = self._needing(index)
         self._quarantine.lost(index, was_busy=bool(needing))
+        self._take_from(index, needing, f"machine {name} was lost")
+
+    def suspect(self, index: int) -> None:
+        """A machine says nothing: it gets nothing new, and what it was needed for is taken up again
+        elsewhere. It may be heard again, and has its ``Cancel`` for all of that by then."""
+        name = self.roster.names[index]
+        log.warning("machine %s says nothing: its requests go on elsewhere", name)
+        self.pools.set_quiet(index, True)
+        self._take_from(index, self._needing(index), f"machine {name} said nothing")
+
+    def heard_again(self, index: int) -> None:
+        """A machine that was suspected says something."""
+        log.info("machine %s is heard again", self.roster.names[index])
+        self.pools.set_quiet(index, False)
+
+    def _needing(self, index: int) -> list[LiveRequest]:
+        return [live for live in self._live.values() if _needs(live, index)]
+
+    def _take_from(self, index: int, needing: list[LiveRequest], reason: str) -> None:
         for live in needing:
             live.attempt_failed()
             live.failure_count.add(was_alone=live.is_alone and _computes(live, index))
-            self._retry(live, f"machine {name} was lost")
+            self._retry(live, reason)
         self._dispatch()
 
     def receive(self, index: int, message: ToScheduler) -> None:

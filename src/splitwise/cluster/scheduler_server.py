@@ -7,7 +7,8 @@ The life of a connection:
    (``Register``). Until then it may be dropped to make room for another.
 3. ``Welcome``; the machine is in the cluster. Messages go both ways. A machine that does not fit is
    ``Refused`` with a reason.
-4. The connection ends, or stays silent for ``SILENCE_LIMIT_S``: the machine is lost.
+4. Nothing comes for a moment: the machine is not relied on until something does (``silence``).
+5. The connection ends, or nothing comes for too long: the machine is lost.
 """
 
 import asyncio
@@ -25,13 +26,12 @@ from splitwise.protocol.handshake.unproven import PLACES, Unproven, accepted
 from splitwise.protocol.messages import Refused, Register, Shutdown, ToScheduler
 from splitwise.protocol.registration import admit
 from splitwise.protocol.wire import Wire, WireError
+from splitwise.scheduling.silence import LOOK_PERIOD_S, SILENT_LOOKS, Hearing, Silence
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT_S: Final = 10.0
-SILENCE_LIMIT_S: Final = 5.0
-"""A machine reports every second."""
-CHECK_PERIOD_S: Final = 1.0
+OVERDUE_PERIOD_S: Final = 1.0
 _BACKLOG: Final = 1024
 """Machines that lost the same scheduler all come back in one moment."""
 
@@ -42,6 +42,7 @@ class WorkerLink:
     def __init__(self, wire: Wire[ToScheduler], register: Register) -> None:
         self.wire = wire
         self.register = register
+        self.silence = Silence(wire.heard_s)
 
     def send(self, message: msgspec.Struct) -> None:
         self.wire.send(message)
@@ -64,6 +65,8 @@ class SchedulerServer:
         self._cluster_key = cluster_key
         self._unproven = Unproven(places)
         self._links: dict[WorkerLink, asyncio.Task[None]] = {}
+        self._machines: dict[WorkerLink, int] = {}
+        """Their indices in the cluster."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: list[asyncio.Task[None]] = []
         self._closing = False
@@ -76,7 +79,8 @@ class SchedulerServer:
         """
         listeners = await _listen(host, port)
         self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
-        self._tasks.add(asyncio.create_task(self._watch_clock()))
+        self._tasks.add(asyncio.create_task(_every(LOOK_PERIOD_S, self._look_for_silent)))
+        self._tasks.add(asyncio.create_task(_every(OVERDUE_PERIOD_S, self._fail_overdue)))
         bound = listeners[0].getsockname()
         return bound[0], bound[1]
 
@@ -96,21 +100,21 @@ class SchedulerServer:
             task.cancel()
         await asyncio.gather(*self._accepting, *self._tasks, return_exceptions=True)
 
-    async def _watch_clock(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_PERIOD_S)
-            try:
-                self._give_up_silent()
-                self._cluster.fail_overdue(time.monotonic())
-            except Exception:  # a bug in one must not keep frozen machines from being found
-                log.exception("the cluster could not be looked over; it is again in a moment")
+    def _fail_overdue(self) -> None:
+        self._cluster.fail_overdue(time.monotonic())
 
-    def _give_up_silent(self) -> None:
-        silent_since_s = asyncio.get_running_loop().time() - SILENCE_LIMIT_S
-        for link in self._links:
-            if link.wire.heard_s < silent_since_s:
-                link.wire.fail(WireError(f"silent for {SILENCE_LIMIT_S:g} s"))
-                self._on_silent(link.register.machine_id)
+    def _look_for_silent(self) -> None:
+        for link, machine in list(self._machines.items()):
+            if not link.silence.look(link.wire.heard_s):
+                continue
+            match link.silence.hearing:
+                case Hearing.HEARD:
+                    self._cluster.heard_again(machine)
+                case Hearing.QUIET:
+                    self._cluster.suspect(machine)
+                case Hearing.SILENT:
+                    link.wire.fail(WireError(f"silent for {SILENT_LOOKS * LOOK_PERIOD_S:g} s"))
+                    self._on_silent(link.register.machine_id)
 
     async def _accept(self, listener: socket.socket) -> None:
         async for sock in accepted(listener, self._unproven):
@@ -149,6 +153,7 @@ class SchedulerServer:
             link.send(Refused(str(error)))
             return
         self._links[link] = task
+        self._machines[link] = index
         log.info(
             "machine %s joined the %s pool: cache of %d tokens",
             name,
@@ -164,7 +169,7 @@ class SchedulerServer:
         except (OSError, EOFError):
             pass
         finally:
-            del self._links[link]
+            del self._links[link], self._machines[link]
             if self._cluster.pools.is_draining(name):
                 log.info("machine %s has left: %s", name, reason)
             elif not self._closing:
@@ -188,3 +193,12 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
             listener.close()
         raise
     return listeners
+
+
+async def _every(period_s: float, action: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            action()
+        except Exception:  # a bug in one look must not keep frozen machines from being found
+            log.exception("the cluster could not be looked over; it is again in a moment")

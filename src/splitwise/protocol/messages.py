@@ -139,7 +139,7 @@ class Transferred(msgspec.Struct, tag=True):
 
 
 class MachineStatus(msgspec.Struct, tag=True):
-    """Sent every second, which also shows that the machine lives."""
+    """Sent every ``silence.BEAT_PERIOD_S``, which also shows that the machine lives."""
 
     used_blocks: Count
     total_blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]

@@ -31,6 +31,7 @@ from splitwise.protocol.messages import (
 )
 from splitwise.protocol.registration import register
 from splitwise.protocol.wire import Wire, WireError
+from splitwise.scheduling.silence import BEAT_PERIOD_S
 from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
 from splitwise.worker.outbox import Outbox
 from splitwise.worker.runner import MachineFacts, MachineRunner, OpenRunner
@@ -38,7 +39,6 @@ from splitwise.worker.runner import MachineFacts, MachineRunner, OpenRunner
 log = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S: Final = 15.0
-STATUS_PERIOD_S: Final = 1.0
 CUT_OFF_S: Final = 10.0
 """How long the cluster scheduler's host may acknowledge nothing."""
 PATIENCE_S: Final = 30.0
@@ -123,7 +123,7 @@ class Session:
 
     def _open_outbox(self, wire: Wire[ToWorker]) -> Outbox:
         sock = wire.second_socket()
-        # A status goes out every second: where none is acknowledged, the way or the host is gone.
+        # A status goes out every moment: where none is acknowledged, the way or the host is gone.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
         return Outbox(sock, CUT_OFF_S)
 
@@ -163,7 +163,7 @@ class Session:
     async def _beat(self, outbox: Outbox, runner: MachineRunner) -> None:
         while True:
             outbox.send(runner.status())
-            await asyncio.sleep(STATUS_PERIOD_S)
+            await asyncio.sleep(BEAT_PERIOD_S)
 
 
 async def _until_idle(run: asyncio.Task[None]) -> None:
