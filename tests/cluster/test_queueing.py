@@ -1,9 +1,10 @@
 """How the cluster scheduler uses its queue, driven message by message."""
 
+import time
 from typing import Any
 
 import pytest
-from scripted_cluster import STOP, ScriptedCluster, request
+from scripted_cluster import STOP, Link, ScriptedCluster, request
 
 from splitwise.cluster import scheduler
 from splitwise.cluster.limits import ClusterLimits
@@ -142,3 +143,50 @@ async def test_who_waits_is_not_tried_again_before_something_made_room(
     assert tried == 0
     f.output(0, big.task, 1015, STOP, finish=True)
     assert other.state is RequestState.PROMPT
+
+
+async def test_a_request_whose_only_machine_is_lost_holds_up_nobody() -> None:
+    f = ScriptedCluster(Pool.MIXED)
+    large = Link("large", Pool.MIXED, blocks=256)
+    index = f.cluster.join(large)
+    long = f.cluster.submit(request(prompt=2000, max_tokens=50))
+    f.output(index, long.task, 2000, 20)
+    f.cluster.lose(index)
+    small = f.cluster.submit(request())
+    assert long.state is RequestState.WAITING and small.state is RequestState.PROMPT
+    f.cluster.join(large)
+    f.output(index, long.task, 2001, 20)
+    f.cluster.lose(index)
+    now_s = time.monotonic()
+    f.cluster.fail_overdue(now_s + 29)
+    f.cluster.fail_overdue(now_s + 31)
+    with pytest.raises(Unavailable, match=r"holds 2016 tokens of cache, for 30 s"):
+        assert len((await long.next()).samples) == 2
+        await long.next()
+    small.cancel()
+    f.assert_idle()
+
+
+async def test_what_no_machine_could_ever_hold_is_refused_at_once() -> None:
+    f = ScriptedCluster(Pool.MIXED)
+    live = f.cluster.submit(request(prompt=2000, max_tokens=50))
+    with pytest.raises(Unavailable, match="2016 tokens of cache, and the largest machine has 1024"):
+        await live.next()
+    f.assert_idle()
+
+
+async def test_small_requests_pass_a_large_one_that_waits_for_room() -> None:
+    f = ScriptedCluster(Pool.MIXED)
+    holder = f.cluster.submit(request(prompt=700, max_tokens=300))
+    large = f.cluster.submit(request(prompt=600))
+    small = [f.cluster.submit(request(prompt=100)) for _ in range(8)]
+    waits = [live.state is RequestState.WAITING for live in (holder, large, *small)]
+    assert waits == [False, True, False, False, *[True] * 6]  # as many as there was room for
+    for live in small[:5]:
+        f.output(0, live.task, 100, STOP, finish=True)
+    assert small[4].state is RequestState.ENDED and small[5].state is RequestState.WAITING
+    holder.cancel()
+    assert large.state is RequestState.PROMPT
+    for live in (large, *small[5:]):
+        live.cancel()
+    f.assert_idle()

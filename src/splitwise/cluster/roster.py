@@ -47,6 +47,8 @@ class Roster:
         self._indices: dict[str, int] = {}
         self._homes: dict[int, Pool] = {}
         """Where operators put machines."""
+        self.largest_tokens = 0
+        """The largest cache of any machine that ever joined."""
         self._block_tokens = 1
         self._joined = asyncio.Event()
 
@@ -88,6 +90,7 @@ class Roster:
             bring_back(self.cluster, index, home, capacity)
         self._block_tokens = register.layout.block_tokens
         self._connected.add(index)
+        self.largest_tokens = max(self.largest_tokens, capacity)
         self._joined.set()
         return index
 

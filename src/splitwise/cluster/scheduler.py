@@ -4,9 +4,10 @@ The life of a request here (states: ``RequestState``):
 
 1. ``submit`` admits it. Where others wait, or there is no room, it goes into ``_queue`` (producer:
    the gateway, consumer: ``_dispatch``): WAITING. Where too many wait, it is refused, or takes the
-   place of one whose client has more of them.
+   place of one whose client has more of them. One that no machine could hold waits apart, and for
+   a shorter time, for one that could; if none is known, it is refused.
 2. ``_dispatch`` places it on a prompt and a token machine in one call, in the order of
-   ``fair_queue``, and tells both: PROMPT. It runs whenever something has made room. A machine
+   ``waiting``, and tells both: PROMPT. It runs whenever something has made room. A machine
    pulled into the mixed pool for it is not told: a worker runs what it is asked to, whatever its
    pool.
 3. Its first token comes from the prompt machine: TOKEN. The others follow from the token machine;
@@ -26,6 +27,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -60,9 +62,9 @@ from splitwise.protocol.messages import (
 )
 from splitwise.scheduling import admission
 from splitwise.scheduling.cluster_state import left_out
-from splitwise.scheduling.fair_queue import FairQueue
 from splitwise.scheduling.placement import can_serve, could_hold, place_if_room
 from splitwise.scheduling.ranking import NOBODY
+from splitwise.scheduling.waiting import Tried, WaitingLine
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,9 @@ class ClusterScheduler:
         self._quarantine = Quarantine(self.roster, self.pools)
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._reporting: set[int] = set()
-        self._queue: FairQueue[LiveRequest] = FairQueue()
+        self._queue: WaitingLine[LiveRequest] = WaitingLine(
+            self._needed_tokens, lambda: self.roster.largest_tokens
+        )
         self._live: dict[int, LiveRequest] = {}
         self._numbers = count(1)
         self._tasks = count(1)
@@ -112,7 +116,7 @@ class ClusterScheduler:
             request, self._cancel, next(self._numbers), submitted_s=now_s, waiting_since_s=now_s
         )
         self._first_tokens_due += 1
-        if not self._queue and self._start_if_room(live):
+        if self._queue.is_clear and self._start_if_room(live):
             live.was_started = True
             return live
         self._queue.add(live)
@@ -156,11 +160,15 @@ class ClusterScheduler:
             if now_s - live.waiting_since_s > self._limits.max_wait_s:
                 waited = f"no machine had room for {self._limits.max_wait_s:g} s"
                 self._give_up(live, Unavailable(waited))
-            elif reason is not None and (
-                now_s - max(live.waiting_since_s, self._could_serve_s)
-                > self._limits.max_wait_for_machine_s
-            ):
-                waited = f"{reason}, for {self._limits.max_wait_for_machine_s:g} s"
+                continue
+            since_s = self._queue.parked_since_s(live)
+            why = reason
+            if since_s is not None:
+                why = f"no machine that is there holds {self._needed_tokens(live)} tokens of cache"
+            elif reason is not None:
+                since_s = max(live.waiting_since_s, self._could_serve_s)
+            if since_s is not None and now_s - since_s > self._limits.max_wait_for_machine_s:
+                waited = f"{why}, for {self._limits.max_wait_for_machine_s:g} s"
                 self._give_up(live, Unavailable(waited))
 
     def _give_up(self, live: LiveRequest, error: Exception) -> None:
@@ -170,12 +178,24 @@ class ClusterScheduler:
         live.fail(error)
 
     def _dispatch(self) -> None:
-        """Send waiting requests to machines, in order, until one has to go on waiting."""
-        while self._queue:
-            live = self._queue.first()
-            if not self._start_if_room(live):
-                return
-            self._queue.start(live)
+        """Send waiting requests to machines, in order, as far as there is room."""
+        if self._queue.is_clear:
+            return
+        for live in self._queue.go_through(self._try, time.monotonic()):
+            needed, largest = self._needed_tokens(live), self.roster.largest_tokens
+            if needed > largest:
+                reason = f"it needs {needed} tokens of cache, and the largest machine has {largest}"
+                self._give_up(live, Unavailable(reason))
+            else:
+                log.warning("request %s waits for a larger machine", live.request.request_id)
+
+    def _try(self, live: LiveRequest) -> Tried:
+        if self._start_if_room(live):
+            return Tried.STARTED
+        cluster = self.roster.cluster
+        if could_hold(cluster, self._needed_tokens(live)) or not can_serve(cluster):
+            return Tried.NO_ROOM
+        return Tried.NO_MACHINE
 
     def _start_if_room(self, live: LiveRequest) -> bool:
         prompt, token = self._place(live)
@@ -291,7 +311,7 @@ class ClusterScheduler:
         link.send(Welcome())  # Before anything is asked of it.
         self.pools.joined(index)
         self._quarantine.joined(index, time.monotonic())
-        self._dispatch()
+        self._on_pools_changed()
         return index
 
     def lose(self, index: int) -> None:
@@ -357,6 +377,7 @@ class ClusterScheduler:
 
     def _on_pools_changed(self) -> None:
         self._quarantine.release_if_needed()
+        self._queue.unpark(partial(could_hold, self.roster.cluster))
         self._dispatch()
 
     def _task_of(self, index: int, task: int) -> LiveRequest | None:

@@ -72,6 +72,8 @@ class _Level(Generic[T]):
     """All that wait at one priority."""
 
     def __init__(self) -> None:
+        self.aside = 0
+        """How many stand aside; they are in none of these."""
         self._started: KeyedHeap[T] = KeyedHeap()
         self._lines: dict[str, _Line[T]] = {}
         self._next: KeyedHeap[_Line[T]] = KeyedHeap()
@@ -105,6 +107,21 @@ class _Level(Generic[T]):
             return
         line = self._lines[waiter.client]
         del line.waiters[waiter]
+        self._rank(line)
+
+    def set_aside(self, waiter: T) -> None:
+        self.aside += 1
+        self.remove(waiter)
+
+    def put_back(self, waiter: T) -> None:
+        """Have one that stands aside, and was the first, stand where it stood."""
+        self.aside -= 1
+        if waiter.was_started:
+            self.add(waiter)
+            return
+        line = self._lines[waiter.client]
+        line.waiters[waiter] = None
+        line.waiters.move_to_end(waiter, last=False)
         self._rank(line)
 
     def start(self, waiter: T) -> None:
@@ -180,9 +197,24 @@ class FairQueue(Generic[T]):
         for level in self._levels.values():
             yield from level
 
+    @property
+    def has_next(self) -> bool:
+        """Whether somebody waits that does not stand aside."""
+        return any(self._levels.values())
+
     def first(self) -> T:
-        """Who is next; somebody must wait."""
-        return self._levels[self._priorities[0]].first()
+        """Who is next; there must be somebody."""
+        return next(
+            level for priority in self._priorities if (level := self._levels[priority])
+        ).first()
+
+    def set_aside(self, waiter: T) -> None:
+        """Let those behind ``first`` come to the front, until it is ``put_back``."""
+        self._levels[waiter.priority].set_aside(waiter)
+
+    def put_back(self, waiter: T) -> None:
+        """End the standing aside of one; of several the last goes back first."""
+        self._levels[waiter.priority].put_back(waiter)
 
     def add(self, waiter: T) -> None:
         """Have a request wait that does not yet."""
@@ -232,6 +264,6 @@ class FairQueue(Generic[T]):
     def _left(self, waiter: T, level: _Level[T]) -> None:
         self._length -= 1
         self.prompt_tokens -= waiter.prompt_tokens
-        if not level:
+        if not (level or level.aside):
             del self._levels[waiter.priority]
             del self._priorities[bisect_left(self._priorities, waiter.priority)]
