@@ -199,6 +199,26 @@ def test_an_unknown_rotation_by_the_longest_text_is_refused(
         TorchEngine(folder, 8 << 20)
 
 
+def test_settings_as_older_files_have_them(tmp_path: Path) -> None:
+    folder = phi3(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config.pop("rope_parameters")
+    config |= {"rope_theta": 10000.0, "rope_scaling": {"type": "longrope", **FACTORS}}
+    file.write_text(json.dumps(config))
+    requests = [Request(prompt_of(n), 6, ALL_LOGPROBS, chunk_tokens=40) for n in (20, 62, 100)]
+    served(folder, requests)
+    score = by_forward(folder)
+    for request in requests:
+        expected = score(request.prompt + request.output, len(request.prompt))
+        torch.testing.assert_close(logprobs(request), expected, atol=2e-3, rtol=1e-3)
+    # One that transformers does not take any more is refused, not a traceback.
+    config["rope_scaling"]["type"] = "su"
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"'phi3': transformers does not take its config\.json"):
+        TorchEngine(folder, 8 << 20)
+
+
 def test_a_rope_type_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, "llama", {"rope_type": "default", "rope_theta": 10000.0})
     config = json.loads((tmp_path / "config.json").read_text())

@@ -110,7 +110,14 @@ def _error(logits: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _check_architecture(folder: ModelFolder) -> Any:
-    config = AutoConfig.from_pretrained(folder.path)
+    try:
+        config = AutoConfig.from_pretrained(folder.path)
+    except Exception as error:
+        # Each kind of model checks its own settings in its own way.
+        raise ModelError(
+            f"model {folder.name!r}: transformers does not take its config.json "
+            f"({type(error).__name__}: {error}); correct it, or choose another model"
+        ) from error
     model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if model_class is None or not model_class._supports_attention_backend:
         raise ModelError(
