@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer import (
     CacheLayout,
     Deadlines,
@@ -54,6 +55,7 @@ class Settings:
     transports: tuple[str, ...] | None = None
     checksum: bool = False
     deadlines: Deadlines = field(default_factory=Deadlines)
+    tls: ClusterTls | None = None
 
 
 def content(settings: Settings) -> npt.NDArray[np.uint8]:
@@ -86,6 +88,7 @@ class LocalMachine:
             report,
             transports=settings.transports,
             deadlines=settings.deadlines,
+            tls=settings.tls,
         )
         self.sender = KVSender(
             self.memory,
@@ -96,6 +99,7 @@ class LocalMachine:
             transport=settings.transport,
             checksum=settings.checksum,
             deadlines=settings.deadlines,
+            tls=settings.tls,
         )
 
     @property

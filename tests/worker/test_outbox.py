@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from splitwise.protocol.messages import Preempted, TaskFailed
-from splitwise.worker.outbox import Outbox
+from splitwise.worker.outbox import SocketOutbox
 
 LENGTH = struct.Struct("!I")
 
@@ -34,7 +34,7 @@ def test_messages_of_two_threads_come_whole_and_each_threads_in_order(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = ends
-    outbox = Outbox(near, patience_s=20)
+    outbox = SocketOutbox(near, patience_s=20)
 
     def say(first: int) -> None:
         for number in range(first, first + 2000):
@@ -55,7 +55,7 @@ def test_a_peer_that_takes_nothing_loses_the_connection(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = ends
-    outbox = Outbox(near.dup(), patience_s=0.2)
+    outbox = SocketOutbox(near.dup(), patience_s=0.2)
     long = TaskFailed(1, "x" * 10_000_000, in_transfer=False)
     outbox.send(long)
     outbox.send(Preempted(2))  # Nothing may follow half a message.
@@ -72,7 +72,7 @@ def test_a_peer_that_is_gone_and_a_closed_outbox_are_told_nothing(
 ) -> None:
     near, far = ends
     far.close()
-    outbox = Outbox(near, patience_s=1)
+    outbox = SocketOutbox(near, patience_s=1)
     outbox.send(Preempted(1))
     outbox.send(Preempted(2))
     outbox.close()

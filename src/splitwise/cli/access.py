@@ -12,8 +12,9 @@ from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.errors import fail
 from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
 from splitwise.gateway.api_keys import API_KEY_VARIABLE, ApiKeyError, read_api_keys
-from splitwise.gateway.http.tls import TlsError, load_certificate, tls_context
+from splitwise.gateway.http.tls import tls_context
 from splitwise.gateway.process import Access
+from splitwise.protocol.handshake.tls import TlsError, load_certificate
 
 log = logging.getLogger(__name__)
 

@@ -129,6 +129,7 @@ def serve(
             scheduler_host=scheduler_host,
             scheduler_port=scheduler_port,
             cluster_key=secrets.get(CLUSTER_KEY_VARIABLE, ""),
+            cluster_tls=workers.cluster_tls,
             threads=workers.threads,
             served_model_name=served_model_name,
             chat_template=chat_template,

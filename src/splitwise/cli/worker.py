@@ -97,6 +97,7 @@ def worker(
                 rejoin_s=rejoin_s,
                 transport=None if settings.transport == "auto" else settings.transport,
                 checksum=settings.checksum,
+                tls=settings.cluster_tls,
                 deadlines=Deadlines(
                     connect_s=settings.transfer_connect_s,
                     write_s=settings.transfer_write_s,

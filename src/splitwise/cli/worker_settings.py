@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from splitwise.protocol.handshake.tls import TlsFiles
+
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One machine's settings. A field added here is an option of both commands and passed on
@@ -37,6 +39,23 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "shared_memory", "tcp", "cuda_ipc", "nixl"],
         Meta(description="How caches travel; auto: as both ends can."),
     ] = "auto"
+    cluster_tls_cert: Annotated[
+        str,
+        Meta(
+            description="PEM file of the certificate (chain) for TLS between machines, on each of "
+            "them or on none; --tls-cert's will do."
+        ),
+    ] = ""
+    cluster_tls_key: Annotated[
+        str, Meta(description="PEM file of that certificate's key, not encrypted.")
+    ] = ""
+    cluster_tls_ca: Annotated[
+        str,
+        Meta(
+            description="PEM file of the CA that the other machines' certificates must be signed "
+            "by; without one the cluster key alone vouches for them."
+        ),
+    ] = ""
     checksum: Annotated[bool, Meta(description="Verify every transferred cache.")] = False
     transfer_connect_s: Annotated[
         float,
@@ -75,3 +94,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"flags": ("--batch-requests", "--max-num-seqs")},
         ),
     ] = 512
+
+    @property
+    def cluster_tls(self) -> TlsFiles | None:
+        """None where no file is named: in the clear."""
+        files = TlsFiles(self.cluster_tls_cert, self.cluster_tls_key, self.cluster_tls_ca)
+        return None if files == TlsFiles("", "") else files

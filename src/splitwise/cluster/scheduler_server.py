@@ -22,6 +22,7 @@ import msgspec
 
 from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.protocol.handshake.proofs import HandshakeError
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.protocol.handshake.unproven import PLACES, Unproven, accepted
 from splitwise.protocol.messages import Refused, Register, Shutdown, ToScheduler
 from splitwise.protocol.registration import admit
@@ -57,13 +58,16 @@ class SchedulerServer:
         cluster_key: str,
         on_silent: Callable[[str], None] = lambda _: None,
         places: int = PLACES,
+        tls: ClusterTls | None = None,
     ) -> None:
         """``on_silent`` gets the id of each machine that is lost because it said nothing;
-        ``places`` bounds the connections that have not proved themselves."""
+        ``places`` bounds the connections that have not proved themselves. With ``tls`` workers
+        must speak it, also to each other."""
         self._cluster = cluster
         self._on_silent = on_silent
         self._cluster_key = cluster_key
         self._unproven = Unproven(places)
+        self._tls = tls
         self._links: dict[WorkerLink, asyncio.Task[None]] = {}
         self._machines: dict[WorkerLink, int] = {}
         """Their indices in the cluster."""
@@ -126,27 +130,34 @@ class SchedulerServer:
     async def _converse(self, sock: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
-        wire: Wire[ToScheduler] = await Wire.accept(sock, ToScheduler)
         try:
-            register = await self._handshake(wire)
-            self._unproven.proven(task)
-            await self._serve(WorkerLink(wire, register), task)
+            async with asyncio.timeout(HANDSHAKE_LIMIT_S):
+                wire: Wire[ToScheduler] = await Wire.accept(sock, ToScheduler, self._tls)
+                register = await self._handshake(wire)
         except (TimeoutError, OSError, EOFError, WireError, HandshakeError) as error:
-            log.warning("a worker's connection failed before it joined: %s", error or "timed out")
+            log.warning("a worker's connection failed before it joined: %s", _words_of(error))
+            return
+        finally:
+            self._unproven.proven(task)
+        try:
+            await self._serve(WorkerLink(wire, register), task)
         finally:
             await wire.close()
 
     async def _handshake(self, wire: Wire[ToScheduler]) -> Register:
         try:
-            async with asyncio.timeout(HANDSHAKE_LIMIT_S):
-                return await admit(wire, self._cluster_key)
-        except (TimeoutError, asyncio.CancelledError):
-            wire.abort()  # nothing of a stranger's is waited for
+            return await admit(wire, self._cluster_key)
+        except asyncio.CancelledError:
+            wire.abort()  # out of time, or of its place: nothing of a stranger's is waited for
+            raise
+        except (OSError, EOFError, WireError, HandshakeError):
+            await wire.close()
             raise
 
     async def _serve(self, link: WorkerLink, task: asyncio.Task[None]) -> None:
         name = link.register.machine_id
         try:
+            self._check_tls(link.register)
             index = self._cluster.join(link)
         except ValueError as error:
             log.warning("machine %s refused: %s", name, error)
@@ -175,6 +186,22 @@ class SchedulerServer:
             elif not self._closing:
                 log.warning("machine %s lost: %s", name, reason)
             self._cluster.lose(index)
+
+    def _check_tls(self, machine: Register) -> None:
+        """
+        Raises:
+            ValueError: caches would go to or from it as the cluster's others do not let them.
+        """
+        if machine.address.tls != (self._tls is not None):
+            here, there = ("with", "without") if self._tls else ("without", "with")
+            raise ValueError(
+                f"it takes caches in {there} TLS, this cluster runs {here}: give all machines "
+                "--cluster-tls-cert and --cluster-tls-key, or none"
+            )
+
+
+def _words_of(error: Exception) -> str:
+    return str(error) or ("timed out" if isinstance(error, TimeoutError) else "it broke off")
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:

@@ -33,7 +33,6 @@ from splitwise.gateway.admin import Admin
 from splitwise.gateway.api_keys import ApiKeyError, ApiKeys
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.http.tls import TlsError
 from splitwise.gateway.openai.app import create_app
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.validation import ModelFacts
@@ -47,6 +46,7 @@ from splitwise.launch.launcher import (
 )
 from splitwise.launch.supervision import Supervisor
 from splitwise.observe.metrics import Metrics
+from splitwise.protocol.handshake.tls import ClusterTls, TlsError, TlsFiles
 from splitwise.scheduling.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class ServeOptions(msgspec.Struct, frozen=True):
     scheduler_port: int = 0
     cluster_key: str = ""
     """What workers prove; empty: made up, for workers of this host alone."""
+    cluster_tls: TlsFiles | None = None
+    """For TLS with the workers; None: in the clear."""
     threads: int = 1
     served_model_name: str | None = None
     chat_template: Path | None = None
@@ -131,6 +133,7 @@ class Gateway:
             ModelError: the model cannot be served, or its files or settings make no sense.
             FileNotFoundError, ChatTemplateError: it has no tokenizer, or no usable template.
             LaunchError: the options make no cluster.
+            TlsError: a file of ``cluster_tls`` cannot be used.
         """
         self._options = options
         self._info = read_model_info(folder)
@@ -143,7 +146,10 @@ class Gateway:
         self._metrics = Metrics(self.model_name)
         self.cluster = ClusterScheduler(options.cluster, self._metrics, folder.name)
         self._launcher = new_launcher(key)
-        self._server = SchedulerServer(self.cluster, key, on_silent=self._launcher.kill)
+        self._tls = None if options.cluster_tls is None else ClusterTls(options.cluster_tls)
+        self._server = SchedulerServer(
+            self.cluster, key, on_silent=self._launcher.kill, tls=self._tls
+        )
         self._specs: dict[str, WorkerSpec] = {}
 
     async def run(self, announce: Callable[[str], None]) -> None:
@@ -219,9 +225,10 @@ class Gateway:
             self.cluster.unavailable_reason,
             Gate(access.keys, access.open_metrics, stop, access.min_priority),
         )
-        if access.reload is not None:
+        again = [read for read in (access.reload, self._tls and self._tls.load) if read]
+        if again:
             # Without files to read again SIGHUP ends the process, as a closed terminal means it to.
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, access.reload)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, again)
         supervisor = Supervisor(self._launcher, self._specs, self.cluster.pools.is_out_of_service)
         supervision = asyncio.create_task(supervisor.run())
         supervision.add_done_callback(_tell_end)
@@ -256,13 +263,14 @@ def _cluster_key(options: ServeOptions) -> str:
     return secrets.token_hex(16)
 
 
-def _reload(read_again: Callable[[], None]) -> None:
+def _reload(again: list[Callable[[], None]]) -> None:
     try:
-        read_again()
+        for read in again:
+            read()
     except (ApiKeyError, TlsError) as error:
         log.error("API keys or certificate not read again: %s; the ones before stay", error)
     else:
-        log.info("API keys and certificate are read again")
+        log.info("API keys and certificates are read again")
 
 
 def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -24,7 +24,7 @@ async def register(wire: Wire[ToWorker], cluster_key: str, machine: Register) ->
         HandshakeError: see ``initiate``.
         OSError, EOFError, WireError: the connection broke.
     """
-    party = Party(Purpose.CONTROL, machine.machine_id, cluster_key)
+    party = Party(Purpose.CONTROL, machine.machine_id, cluster_key, wire.binding)
     await initiate(wire, party, SCHEDULER_ID, msgspec.msgpack.encode(machine))
     wire.trust()
     return await wire.receive()
@@ -38,7 +38,7 @@ async def admit(wire: Wire[ToScheduler], cluster_key: str) -> Register:
         OSError, EOFError: the connection broke.
         WireError: a machine with the key claims what it should not; it has been told.
     """
-    party = Party(Purpose.CONTROL, SCHEDULER_ID, cluster_key)
+    party = Party(Purpose.CONTROL, SCHEDULER_ID, cluster_key, wire.binding)
     introduced = await respond(wire, party, CLAIMS_LIMIT_BYTES)
     wire.trust()
     try:

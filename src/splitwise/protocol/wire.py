@@ -13,6 +13,9 @@ from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 
+from splitwise.protocol.handshake.proofs import NO_BINDING
+from splitwise.protocol.handshake.tls import ClusterTls, binding_of
+
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 CLOSE_LIMIT_S: Final = 5.0
 _LENGTH: Final = struct.Struct("!I")
@@ -46,26 +49,46 @@ class Wire(asyncio.Protocol, Generic[In]):
         self._is_paused = False
         self._read_ahead_bytes = _STRANGERS_READ_AHEAD_BYTES
         self._end: Exception | None = None
+        self.binding = NO_BINDING
+        """Of the certificate under TLS, for the handshake."""
         self._lost = self._loop.create_future()
         self.heard_s = self._loop.time()
         """When anything came last, on the loop's clock."""
 
     @classmethod
-    async def dial(cls, host: str, port: int, incoming: object) -> "Wire[In]":
+    async def dial(
+        cls, host: str, port: int, incoming: object, tls: ClusterTls | None = None
+    ) -> "Wire[In]":
         """
         Raises:
-            OSError: nobody answers.
+            OSError: nobody answers, or (SSLError) not as TLS would have it.
         """
         loop = asyncio.get_running_loop()
-        _, wire = await loop.create_connection(lambda: cls(incoming), host, port)
+        wire = cls(incoming)
+        await loop.create_connection(
+            lambda: wire, host, port, ssl=None if tls is None else tls.client
+        )
+        if tls is not None:
+            wire.binding = binding_of(wire._transport.get_extra_info("ssl_object"))
         return wire
 
     @classmethod
-    async def accept(cls, sock: socket.socket, incoming: object) -> "Wire[In]":
-        """The other end, over a socket that was accepted, which it takes over."""
+    async def accept(
+        cls, sock: socket.socket, incoming: object, tls: ClusterTls | None = None
+    ) -> "Wire[In]":
+        """The other end, over a socket that was accepted, which it takes over.
+
+        Raises:
+            OSError: the connection broke, or (SSLError) the peer speaks no TLS.
+        """
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
-        _, wire = await loop.connect_accepted_socket(lambda: cls(incoming), sock)
+        wire = cls(incoming)  # under TLS uvloop returns a protocol of its own
+        await loop.connect_accepted_socket(
+            lambda: wire, sock, ssl=None if tls is None else tls.server
+        )
+        if tls is not None:
+            wire.binding = tls.own_binding
         return wire
 
     async def read(self, nbytes: int) -> bytes:
@@ -129,6 +152,11 @@ class Wire(asyncio.Protocol, Generic[In]):
         self._transport.close()
         await asyncio.wait([self._lost], timeout=CLOSE_LIMIT_S)
         self._transport.abort()  # Whatever the peer has not taken by now.
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size()
 
     def second_socket(self) -> socket.socket:
         """Another handle of the connection, which lasts until both are closed."""

@@ -25,6 +25,8 @@ class ReceiverAddress(msgspec.Struct, frozen=True):
     """What the receiver offers, best first."""
     rdma: bool = False
     """It has a device for RDMA."""
+    tls: bool = False
+    """Its TCP connections speak TLS."""
 
 
 def own_address(host: str, port: int) -> str:

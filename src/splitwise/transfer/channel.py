@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import Sequence
 
+from splitwise.protocol.handshake.proofs import NO_BINDING
 from splitwise.transfer.errors import LinkError, LinkLost
 from splitwise.transfer.frames import HEADER, AnyMessage, Message, body_bytes, decode, encode
 
@@ -33,6 +34,11 @@ class Channel:
         self._writer: asyncio.Future[None] | None = None
         self._interrupted: LinkError | None = None
         self._parting = False
+        self.binding = NO_BINDING
+        """Of the certificate under TLS, for the handshake."""
+
+    async def secure(self) -> None:
+        """Before anything is said: nothing to do, but under TLS."""
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Hand all bytes to the kernel.
@@ -46,7 +52,7 @@ class Channel:
             if sent := self.try_send(left):
                 left = _after(left, sent)
             else:
-                await self._until_writable()
+                await self.until_writable()
 
     def try_send(self, buffers: Sequence[Buffer]) -> int:
         """Hand over what the kernel takes at once; returns how many bytes.
@@ -55,7 +61,7 @@ class Channel:
             LinkLost: the peer is gone.
         """
         try:
-            return self.sock.sendmsg(buffers[:_BUFFERS_A_CALL])
+            return self._send(buffers)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -82,7 +88,7 @@ class Channel:
         if self._interrupted is not None:
             raise self._interrupted
         try:
-            received = self.sock.recv_into(view)
+            received = self._receive_into(view)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -90,6 +96,14 @@ class Channel:
         if not received:
             raise LinkLost("the peer closed the connection")
         return received
+
+    # What TLS does in its own way; BlockingIOError where nothing can be done now.
+
+    def _send(self, buffers: Sequence[Buffer]) -> int:
+        return self.sock.sendmsg(buffers[:_BUFFERS_A_CALL])
+
+    def _receive_into(self, view: memoryview) -> int:
+        return self.sock.recv_into(view)
 
     async def receive_fds(self) -> list[int]:
         """The descriptors that come with the next byte (SCM_RIGHTS); at most one.
@@ -153,7 +167,7 @@ class Channel:
         self._loop.remove_reader(self.sock)  # Nobody reads for now.
         self._is_polled = False
 
-    async def _until_writable(self) -> None:
+    async def until_writable(self) -> None:
         """
         Raises:
             LinkError: the peer has taken nothing for too long.

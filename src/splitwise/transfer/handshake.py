@@ -4,8 +4,8 @@
    The sender claims its Hello: its cache's layout, the transport it wants, the link that it joins.
 2. The receiver checks layout and transport, and answers Welcome, or Refused with the reason.
 
-What follows is neither encrypted nor signed: machines of a cluster share a network that others
-cannot write to.
+Without TLS what follows is neither encrypted nor signed: machines of a cluster share a network that
+others cannot write to.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ async def introduce(
         LinkError: refused, or the other end is not ``receiver_id`` or does not know the key.
     """
     hello = Hello(machine_id, layout, transport, link)
-    party = Party(Purpose.TRANSFER, machine_id, key)
+    party = Party(Purpose.TRANSFER, machine_id, key, channel.binding)
     try:
         await initiate(channel, party, receiver_id, msgspec.msgpack.encode(hello))
     except HandshakeError as error:
@@ -64,7 +64,7 @@ async def admit(
         LinkError: refused; a sender that has the key has been told why.
     """
     try:
-        party = Party(Purpose.TRANSFER, machine_id, key)
+        party = Party(Purpose.TRANSFER, machine_id, key, channel.binding)
         introduced = await respond(channel, party, CLAIMS_LIMIT_BYTES)
     except HandshakeError as error:
         raise LinkError(str(error)) from error

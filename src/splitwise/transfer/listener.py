@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.protocol.handshake.unproven import PLACES, Unproven, accepted
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.channel import Channel
@@ -17,6 +18,7 @@ from splitwise.transfer.frames import Hello, Welcome
 from splitwise.transfer.handshake import admit
 from splitwise.transfer.link import tune
 from splitwise.transfer.thread import LoopThread
+from splitwise.transfer.tls_channel import accepted_channel
 from splitwise.transfer.transports.choice import SAME_HOST, OwnEnd
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Listener:
         at: ListenAt,
         offer: OwnEnd,
         deadlines: Deadlines,
+        tls: ClusterTls | None = None,
     ) -> None:
         """
         Raises:
@@ -60,6 +63,7 @@ class Listener:
         self._machine_id = machine_id
         self._cluster_key = cluster_key
         self._deadlines = deadlines
+        self._tls = tls
         self._unproven = Unproven(PLACES)
         family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
         tcp = socket.create_server((at.host, at.port), family=family, backlog=_BACKLOG)
@@ -81,6 +85,7 @@ class Listener:
             device=offer.device,
             transports=offer.transports,
             rdma=offer.rdma,
+            tls=tls is not None,
         )
 
     def open(self, thread: LoopThread, check: Check, welcome: MakeWelcome, serve: Serve) -> None:
@@ -112,9 +117,10 @@ class Listener:
         self, sock: socket.socket, check: Check, welcome: MakeWelcome, serve: Serve
     ) -> None:
         tune(sock)
-        channel = Channel(sock, self._deadlines.write_s)
+        channel = accepted_channel(sock, self._deadlines.write_s, self._tls)
         try:
             async with asyncio.timeout(self._deadlines.connect_s):
+                await channel.secure()
                 hello, welcomed = await admit(
                     channel, self._machine_id, self._cluster_key, check, welcome
                 )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.deadlines import Deadlines
@@ -25,6 +26,7 @@ from splitwise.transfer.handshake import check_layout, introduce
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link, tune
 from splitwise.transfer.memory import CacheMemory, HostMemory
+from splitwise.transfer.tls_channel import check_tls, dialled_channel
 from splitwise.transfer.transports.base import Lane, Transport
 from splitwise.transfer.transports.choice import (
     CUDA_IPC,
@@ -54,6 +56,7 @@ class SenderConfig:
     """Forced; None leaves the choice to what both ends can do."""
     streams: int
     deadlines: Deadlines
+    tls: ClusterTls | None
 
 
 class Peer:
@@ -159,10 +162,12 @@ class Peer:
     ) -> tuple[Channel, Welcome]:
         """One connection, proven on both sides."""
         address, config = self.address, self._config
+        check_tls(address, transport, config.tls)
         async with self._in_time():
             sock = await _dial(address, transport)
-            channel = Channel(sock, config.deadlines.write_s)
+            channel = dialled_channel(sock, config.deadlines.write_s, config.tls)
             on_exit.callback(channel.close)
+            await channel.secure()
             welcome = await introduce(
                 channel,
                 config.machine_id,

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.checksum import mismatch
 from splitwise.transfer.deadlines import GRACE_S, Deadlines
@@ -84,12 +85,14 @@ class KVReceiver:
         announce: tuple[str, int] | None = None,
         transports: Sequence[str] | None = None,
         deadlines: Deadlines | None = None,
+        tls: ClusterTls | None = None,
     ) -> None:
         """
         Args:
             host, port: the address to listen on, under which senders reach it; port 0 picks one.
             announce: the address under which they do, where it is another.
             transports: to offer, best first; None offers all that the memory allows.
+            tls: what TCP connections have to speak; None: none.
 
         Raises:
             ValueError: a transport that the memory does not allow, or an empty key.
@@ -120,6 +123,7 @@ class KVReceiver:
             ListenAt(host, port, announce),
             replace(own, transports=offers),
             self._deadlines,
+            tls,
         )
         self.address = listener.address
         """Plain data, for senders."""

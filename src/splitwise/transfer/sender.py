@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.address import ReceiverAddress, host_identity
 from splitwise.transfer.checksum import layer_checksum
 from splitwise.transfer.deadlines import GRACE_S, Deadlines
@@ -60,6 +61,7 @@ class KVSender:
         streams: int = 4,
         checksum: bool = False,
         deadlines: Deadlines | None = None,
+        tls: ClusterTls | None = None,
     ) -> None:
         """
         Args:
@@ -67,6 +69,7 @@ class KVSender:
             streams: parallel TCP connections a link.
             checksum: have every transfer verified at the receiver; costs a pass over the bytes
                 at either end.
+            tls: as the receivers have it; over TCP what travels is encrypted then.
         """
         if not cluster_key:
             raise ValueError("cluster_key is empty: give all machines of the cluster the same one")
@@ -84,7 +87,7 @@ class KVSender:
         self._checksum = checksum
         self._deadlines = deadlines or Deadlines()
         config = SenderConfig(
-            memory, layout, machine_id, cluster_key, transport, streams, self._deadlines
+            memory, layout, machine_id, cluster_key, transport, streams, self._deadlines, tls
         )
         self._fence = _fence_recorder(memory.device)
         self._transfers: dict[str, Outgoing] = {}

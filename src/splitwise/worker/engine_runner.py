@@ -13,6 +13,7 @@ import threading
 from contextlib import ExitStack
 
 from splitwise.engine.base import Engine
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.protocol.messages import Cancel, MachineStatus
 from splitwise.transfer import KVReceiver, KVSender
 from splitwise.worker.machine import Machine, TransferEvent
@@ -29,10 +30,12 @@ class EngineRunner(MachineRunner):
         """
         Raises:
             WorkerError: caches cannot be taken in at the address that ``options`` give.
+            TlsError: a file of ``options.tls`` cannot be used.
         """
         self._cores = options.cores
         self._inbox: queue.SimpleQueue[Command | TransferEvent | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._tls = None if options.tls is None else ClusterTls(options.tls)
         with ExitStack() as resources:
             receiver = self._open_receiver(engine, options)
             resources.callback(receiver.close)
@@ -44,6 +47,7 @@ class EngineRunner(MachineRunner):
                 on_event=self._inbox.put,
                 transport=options.transport,
                 checksum=options.checksum,
+                tls=self._tls,
                 deadlines=options.deadlines,
             )
             resources.callback(sender.close)
@@ -62,6 +66,7 @@ class EngineRunner(MachineRunner):
                 host=options.host,
                 port=options.transfer_port,
                 announce=options.announce,
+                tls=self._tls,
                 deadlines=options.deadlines,
             )
         except OSError as error:

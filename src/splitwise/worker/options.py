@@ -2,6 +2,7 @@
 
 import msgspec
 
+from splitwise.protocol.handshake.tls import TlsFiles
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import Deadlines
 from splitwise.worker.machine import MachineLimits
@@ -39,4 +40,6 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     cores: list[int] = []
     """Where the engine's thread stays, so that workers on one host do not fight over cores; empty
     lets it roam. Transfers and control messages take whichever core is idle."""
+    tls: TlsFiles | None = None
+    """For TLS with the cluster scheduler and the other machines; None: in the clear."""
     limits: MachineLimits = MachineLimits()

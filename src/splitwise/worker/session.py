@@ -12,12 +12,14 @@
 import asyncio
 import logging
 import socket
+import ssl
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import msgspec
 
 from splitwise.protocol.handshake.proofs import HandshakeError
+from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.protocol.messages import (
     Cancel,
     Expect,
@@ -33,7 +35,7 @@ from splitwise.protocol.registration import register
 from splitwise.protocol.wire import Wire, WireError
 from splitwise.scheduling.silence import BEAT_PERIOD_S
 from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
-from splitwise.worker.outbox import Outbox
+from splitwise.worker.outbox import Outbox, SocketOutbox, WireOutbox
 from splitwise.worker.runner import MachineFacts, MachineRunner, OpenRunner
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,13 @@ class Session:
     """One machine's control connection, and the runner behind it."""
 
     def __init__(self, open_runner: OpenRunner, options: WorkerOptions) -> None:
+        """
+        Raises:
+            TlsError: a file of ``options.tls`` cannot be used.
+        """
         self._open_runner = open_runner
         self._options = options
+        self._tls = None if options.tls is None else ClusterTls(options.tls)
         self._outbox: Outbox | None = None
         self._stop = asyncio.Event()
 
@@ -94,7 +101,12 @@ class Session:
         options = self._options
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                return await Wire.dial(options.join_host, options.join_port, ToWorker)
+                return await Wire.dial(options.join_host, options.join_port, ToWorker, self._tls)
+        except ssl.SSLError as error:
+            raise WorkerError(
+                f"--join {self._address}: no TLS with the cluster scheduler ({error}): is it given "
+                "--cluster-tls-cert, too, and signed by --cluster-tls-ca?"
+            ) from error
         except (OSError, TimeoutError) as error:
             raise WorkerError(
                 f"--join {self._address}: no cluster scheduler answers there "
@@ -113,8 +125,9 @@ class Session:
             raise WorkerError(f"--join {self._address}: {error}") from error
         except (OSError, EOFError, WireError) as error:
             raise WorkerError(
-                f"the cluster scheduler broke off the handshake ({error or 'timed out'}); "
-                "look into its log"
+                f"--join {self._address}: the cluster scheduler broke off the handshake "
+                f"({error or 'timed out'}); look into its log, and whether both sides are given "
+                "--cluster-tls-cert or neither"
             ) from error
         if isinstance(answer, Refused):
             raise WorkerError(f"the cluster refused this machine: {answer.reason}")
@@ -125,7 +138,10 @@ class Session:
         sock = wire.second_socket()
         # A status goes out every moment: where none is acknowledged, the way or the host is gone.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(CUT_OFF_S * 1000))
-        return Outbox(sock, CUT_OFF_S)
+        if self._tls is None:
+            return SocketOutbox(sock, CUT_OFF_S)
+        sock.close()
+        return WireOutbox(wire)
 
     async def _serve(self, wire: Wire[ToWorker], outbox: Outbox, runner: MachineRunner) -> None:
         run = asyncio.create_task(runner.run())

@@ -91,6 +91,7 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
 
     Raises:
         WorkerError: see ``Worker.run``.
+        TlsError: a file of ``options.tls`` cannot be used.
     """
     import uvloop
 

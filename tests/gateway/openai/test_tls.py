@@ -13,8 +13,9 @@ from api_server import LIMITS, MODEL, Running, Serve
 from certificates import Pair, make_pair, needs_openssl
 
 from splitwise.gateway.api_keys import ApiKeys
-from splitwise.gateway.http.tls import TlsError, tls_context
+from splitwise.gateway.http.tls import tls_context
 from splitwise.gateway.openai.gate import Gate
+from splitwise.protocol.handshake.tls import TlsError
 
 pytestmark = needs_openssl
 

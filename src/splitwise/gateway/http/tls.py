@@ -3,9 +3,7 @@
 import ssl
 from pathlib import Path
 
-
-class TlsError(Exception):
-    """The certificate or the key cannot be used; the message names the file."""
+from splitwise.protocol.handshake.tls import load_certificate
 
 
 def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -19,30 +17,3 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     load_certificate(context, certificate, key)
     return context
-
-
-def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Use these from the next connection on.
-
-    Raises:
-        TlsError: as above; what the context had before stays.
-    """
-    for file in (certificate, key):
-        try:
-            file.read_bytes()
-        except OSError as error:  # ssl itself does not say which of the two it is
-            raise TlsError(f"cannot read {file}: {error.strerror}") from error
-    try:
-        # Without a password OpenSSL would ask the terminal for an encrypted key's.
-        context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, ValueError) as error:
-        raise TlsError(
-            f"cannot use the certificate {certificate} with the key {key}: {_reason(error)}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None)
-    if reason == "KEY_VALUES_MISMATCH":
-        return "they do not belong together"
-    return f"is each PEM, and the key not encrypted? ({reason or error})"
