@@ -18,7 +18,7 @@ async def test_a_retry_takes_no_space_away() -> None:
     f = ScriptedCluster(Pool.PROMPT, Pool.TOKEN, Pool.TOKEN)
     live = f.cluster.submit(GenerationRequest("r", prompt, 4, SamplingParams(), [], "", 0))
     options = OutputOptions(None, False, True, (), None, False)
-    answer = Answer(0, prompt, live, options, TextCodec(tokenizer))
+    answer = Answer(0, prompt, options, TextCodec(tokenizer))
     at = len(prompt)
     text = ""
     f.output(0, live.task, at, world)

@@ -31,6 +31,8 @@ _LINGER_S: Final = 1.0
 _MAX_LINGERING: Final = 256
 """Refused connections that are given the moment at a time; more are just closed."""
 _RETRY_S: Final = 1.0
+_AT_ONCE_BYTES: Final = 8192
+"""What is parsed in one turn of the loop."""
 _LEAST_TAKEN_BYTES: Final = 4096
 """Of an answer within ``send_timeout_s``; trickling counts as not reading."""
 
@@ -69,6 +71,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._overhead_bytes = 0
         """Fed to the parser since the last message's end, without the bodies' own bytes."""
+        self._unparsed = bytearray()
+        self._is_parsing = False
+        """Whether the next turn goes on with it."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -103,6 +108,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._room.served -= 1
         self._stop_awaiting_head()
+        self._unparsed.clear()
         self.resume_writing()
         super().connection_lost(exc)
         self._departure.happen()
@@ -134,6 +140,29 @@ class Connection(HttpToolsProtocol):
     # What comes in.
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= _AT_ONCE_BYTES and not self._unparsed:
+            self._parse(data)
+            return
+        self._unparsed += data
+        if not self.flow.read_paused:
+            self.transport.pause_reading()
+        if not self._is_parsing:
+            self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse a piece a turn: what was read at once may be thousands of requests or chunks."""
+        piece = bytes(self._unparsed[:_AT_ONCE_BYTES])
+        del self._unparsed[:_AT_ONCE_BYTES]
+        self._parse(piece)
+        self._is_parsing = bool(self._unparsed) and not self._refused
+        if self._is_parsing:
+            self.loop.call_soon(self._parse_on)
+            return
+        self._unparsed.clear()
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
         if not self._refused:
             self._overhead_bytes += len(data)
             super().data_received(data)

@@ -15,7 +15,7 @@ from splitwise.gateway.openai.protocol import TokenIds
 from splitwise.gateway.openai.validation import OutputOptions
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.gateway.text.stops import StopFinder
-from splitwise.protocol.generation import Chunk, FinishReason, TokenStream
+from splitwise.protocol.generation import Chunk, FinishReason
 
 _NO_TOKEN = -1
 _LEAST_LOGPROB = -9999.0
@@ -48,14 +48,13 @@ class Answer:
         self,
         index: int,
         prompt: Sequence[int],
-        stream: TokenStream,
         options: OutputOptions,
         codec: TextCodec,
     ) -> None:
         self.index = index
-        self.stream = stream
         self.tokens = 0
         self.finish: FinishReason | None = None
+        self.has_logprobs = options.logprobs is not None
         self._options = options
         self._text = codec.stream(options.skip_special_tokens, prompt)
         self._stops = StopFinder(options.stops) if options.stops is not None else None
@@ -97,7 +96,6 @@ class Answer:
         text = self._stops.push(text + self._mark_of.get(token, ""))
         if self._stops.found is not None:
             self.finish = FinishReason.STOP
-            self.stream.cancel()
         return text
 
     def _flush(self) -> str:

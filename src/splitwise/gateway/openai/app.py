@@ -34,6 +34,7 @@ from splitwise.gateway.http.exchange import (
     UpgradeAsked,
 )
 from splitwise.gateway.openai import protocol
+from splitwise.gateway.openai.bodies import BodyDecoder
 from splitwise.gateway.openai.chat import chat_prompt, prepare_chat
 from splitwise.gateway.openai.completions import prepare_completion
 from splitwise.gateway.openai.deadline import deadline_passed, time_limit_s
@@ -41,7 +42,8 @@ from splitwise.gateway.openai.errors import FORESEEN, ApiError, as_api_error
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.generate import Job, Runner
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt
-from splitwise.gateway.openai.validation import ModelFacts, check_model, check_token_ids, decode
+from splitwise.gateway.openai.validation import ModelFacts, check_model, check_token_ids
+from splitwise.gateway.pace import Turns
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import CONTENT_TYPE, Metrics
 from splitwise.protocol.generation import Generator
@@ -51,13 +53,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=protocol.GenerationFields)
 Handler = Callable[[Request, Reply], Awaitable[None]]
 
-_chat_decoder = msgspec.json.Decoder(protocol.ChatRequest)
-_completion_decoder = msgspec.json.Decoder(protocol.CompletionRequest)
-_tokenize_decoder = msgspec.json.Decoder(protocol.TokenizeRequest)
-_detokenize_decoder = msgspec.json.Decoder(protocol.DetokenizeRequest)
+_chat_decoder = BodyDecoder(protocol.ChatRequest)
+_completion_decoder = BodyDecoder(protocol.CompletionRequest)
+_tokenize_decoder = BodyDecoder(protocol.TokenizeRequest)
+_detokenize_decoder = BodyDecoder(protocol.DetokenizeRequest)
 _MODELS = "/v1/models"
-_TOKENIZED_TOKENS = 131_072
-"""What ``/tokenize`` takes at least, whatever the model's context."""
+_TEXTS_AT_ONCE = 1024
+_TOKEN_IDS = 131_072
+"""What a request may have at least, whatever the model's context."""
 
 
 def create_app(
@@ -89,8 +92,10 @@ class App:
         health: Callable[[], str | None],
         gate: Gate,
     ) -> None:
-        self._runner = Runner(generator, codec, metrics)
-        self._front = Front(codec, model, limits)
+        self._turns = Turns()
+        self._runner = Runner(generator, codec, metrics, self._turns)
+        self._front = Front(codec, model, limits, self._turns)
+        self._max_token_ids = max(model.max_context_tokens, _TOKEN_IDS)
         self._codec = codec
         self._model = model
         self._metrics = metrics
@@ -181,10 +186,10 @@ class App:
         self,
         request: Request,
         reply: Reply,
-        decoder: "msgspec.json.Decoder[T]",
+        decoder: BodyDecoder[T],
         prepare: Callable[[T, Front, Origin], Awaitable[Job]],
     ) -> None:
-        fields = decode(await request.body(self._limits), decoder)
+        fields = await decoder.decode(await request.body(self._limits), self._max_token_ids)
         user = fields.safety_identifier or fields.user
         origin = Origin(
             _unique_id(request),
@@ -198,24 +203,36 @@ class App:
     # Text and tokens.
 
     async def _tokenize(self, request: Request, reply: Reply) -> None:
-        fields = decode(await request.body(self._limits), _tokenize_decoder)
+        fields = await _tokenize_decoder.decode(
+            await request.body(self._limits), self._max_token_ids
+        )
         check_model(fields.model, self._model.name)
         if (fields.prompt is None) == (fields.messages is None):
             raise ApiError(400, "send either prompt or messages", "prompt")
-        at_most = max(self._model.max_context_tokens, _TOKENIZED_TOKENS)
+        at_most = self._max_token_ids
         if fields.prompt is not None:
             special = fields.add_special_tokens is not False
             tokens = await encode_prompt("prompt", fields.prompt, special, at_most, self._codec)
         else:
             tokens = await chat_prompt(fields, fields.messages or [], self._codec, at_most)
-        texts = [self._codec.token_text(t) for t in tokens] if fields.return_token_strs else None
+        texts = await self._texts(tokens) if fields.return_token_strs else None
         await self._answer(
             reply,
             protocol.TokenizeAnswer(len(tokens), self._model.max_context_tokens, tokens, texts),
         )
 
+    async def _texts(self, tokens: list[int]) -> list[str]:
+        texts: list[str] = []
+        pace = self._turns.pace()
+        for start in range(0, len(tokens), _TEXTS_AT_ONCE):
+            texts += map(self._codec.token_text, tokens[start : start + _TEXTS_AT_ONCE])
+            await pace.rest()
+        return texts
+
     async def _detokenize(self, request: Request, reply: Reply) -> None:
-        fields = decode(await request.body(self._limits), _detokenize_decoder)
+        fields = await _detokenize_decoder.decode(
+            await request.body(self._limits), self._max_token_ids
+        )
         check_model(fields.model, self._model.name)
         check_token_ids("tokens", fields.tokens, self._model)
         text = await self._codec.decode(fields.tokens)
@@ -247,7 +264,9 @@ class App:
         await reply.body(200, self._description)
 
     async def _show_metrics(self, request: Request, reply: Reply) -> None:
-        await reply.body(200, self._metrics.render(), CONTENT_TYPE.encode("ascii"))
+        # With a thousand machines it is some ten milliseconds.
+        text = await self._codec.run(self._metrics.render, in_thread=True)
+        await reply.body(200, text, CONTENT_TYPE.encode("ascii"))
 
     async def _answer(self, reply: Reply, answer: msgspec.Struct) -> None:
         await reply.body(200, msgspec.json.encode(answer))

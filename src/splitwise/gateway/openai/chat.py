@@ -1,6 +1,7 @@
 """``/v1/chat/completions``: messages to a job."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.openai.errors import ApiError, invalid
@@ -8,7 +9,11 @@ from splitwise.gateway.openai.generate import Job
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt, make_job
 from splitwise.gateway.openai.protocol import ROLES, ChatMessage, ChatRequest, TokenizeRequest
 from splitwise.gateway.openai.rendering import ChatRenderer
-from splitwise.gateway.openai.unsupported import refuse_unsupported
+from splitwise.gateway.openai.unsupported import (
+    NOTHING,
+    is_one_of,
+    refuse_unsupported,
+)
 from splitwise.gateway.openai.validation import (
     check_choices,
     check_logprobs,
@@ -20,6 +25,11 @@ from splitwise.gateway.openai.validation import (
 from splitwise.gateway.text.chat_template import ChatTemplateError
 from splitwise.gateway.text.codec import TextCodec
 
+MAX_MESSAGES: Final = 4096
+LONG_CONVERSATION: Final = 32_768
+"""Of a larger ``_size`` the text is made in a thread."""
+_MESSAGE_CHARS: Final = 512
+"""A message costs as much to render as so many characters."""
 _TEMPLATE_OWN = {"messages", "add_generation_prompt", "tools", "documents"}
 
 
@@ -64,13 +74,36 @@ async def chat_prompt(
         raise ApiError(
             400, f"chat_template_kwargs.{name} cannot be set: leave it out", "chat_template_kwargs"
         )
-    plain = [_plain(message, place) for place, message in enumerate(messages)]
+    if len(messages) > MAX_MESSAGES:
+        raise ApiError(
+            400,
+            f"messages has {len(messages)} entries: send at most {MAX_MESSAGES}",
+            "messages",
+        )
+
+    def render() -> str:
+        plain = [_plain(message, place) for place, message in enumerate(messages)]
+        return codec.render_chat(plain, request.add_generation_prompt is not False, extra)
+
     try:
-        text = codec.render_chat(plain, request.add_generation_prompt is not False, extra)
+        text = await codec.run(render, _size(messages) > LONG_CONVERSATION)
     except ChatTemplateError as error:
         raise ApiError(400, str(error), "messages") from error
     return await encode_prompt(
         "messages", text, bool(request.add_special_tokens), at_most_tokens, codec
+    )
+
+
+def _size(messages: Sequence[ChatMessage]) -> int:
+    """Characters, messages and parts counted as some."""
+    return sum(
+        _MESSAGE_CHARS
+        + (
+            len(message.content)
+            if isinstance(message.content, str)
+            else sum(_MESSAGE_CHARS + len(part.text or "") for part in message.content or ())
+        )
+        for message in messages
     )
 
 
@@ -89,7 +122,7 @@ def _plain(message: ChatMessage, place: int) -> dict[str, str | None]:
     if role is None:
         raise invalid(f"{where}.role", message.role, f"use one of {', '.join(ROLES)}")
     for name in ("tool_calls", "function_call", "audio"):
-        if getattr(message, name):
+        if not is_one_of(getattr(message, name), NOTHING):
             raise ApiError(
                 400,
                 f"{where}.{name} is not supported by this server: leave it out",

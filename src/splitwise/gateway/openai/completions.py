@@ -37,6 +37,7 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
     max_tokens = check_max_tokens("max_tokens", request.max_tokens)
     default = front.model.defaults.max_new_tokens or DEFAULT_MAX_TOKENS
     sized: list[tuple[list[int], int]] = []
+    pace = front.turns.pace()
     for place, prompt in enumerate(prompts):
         where = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
         if isinstance(prompt, str):
@@ -50,6 +51,7 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
         room = check_room(where, len(prompt), max_tokens, default, front.model)
         check_token_ids(where, prompt, front.model)
         sized.append((prompt, room))
+        await pace.rest()
     return make_job(request, sized, n, logprobs, CompletionRenderer, front, origin)
 
 

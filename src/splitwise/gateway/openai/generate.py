@@ -1,8 +1,8 @@
 """Running a validated request on the cluster, from submission to the last byte.
 
 1. A ``Job`` says what to generate and how to show it (``chat`` and ``completions`` make it).
-2. ``_submitted`` starts its generation requests and guarantees that each is stopped, counted and
-   freed, however the block ends.
+2. ``Runner`` starts its generation requests and guarantees that each is stopped, counted and freed,
+   however it ends.
 3. ``_deltas`` merges their chunks as they come; ``Answer`` makes text of them.
 4. ``_stream`` sends an event a chunk; ``_collect`` one body at the end.
 """
@@ -10,8 +10,9 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -20,9 +21,20 @@ from splitwise.gateway.openai.answer import Answer, Delta
 from splitwise.gateway.openai.protocol import StreamOptions, TokenIds, Usage
 from splitwise.gateway.openai.rendering import DONE, Renderer
 from splitwise.gateway.openai.validation import OutputOptions
+from splitwise.gateway.pace import Pace, Turns
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
-from splitwise.protocol.generation import Chunk, GenerationRequest, Generator
+from splitwise.protocol.generation import (
+    Chunk,
+    GenerationRequest,
+    Generator,
+    TokenStream,
+)
+
+SAMPLES_AT_ONCE: Final = 256
+"""Of a chunk: a client that reads slowly finds thousands, and to make text of them takes long."""
+LOGPROBS_AT_ONCE: Final = 32
+"""The same where each comes with its alternatives."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +55,34 @@ class Job:
 
 
 class Running:
-    """An answer with the times its tokens come."""
+    """An answer with the stream that it is made of, and the times its tokens come."""
 
-    def __init__(self, answer: Answer, metrics: Metrics, arrived_s: float) -> None:
+    def __init__(
+        self, answer: Answer, stream: TokenStream, metrics: Metrics, arrived_s: float
+    ) -> None:
         self.answer = answer
+        self._stream: TokenStream | None = stream
+        """None once it has ended: a hundred long histories take long to free in one go."""
         self._metrics = metrics
         self._arrived_s = arrived_s
         self._last_s = 0.0
+        self._at_once = LOGPROBS_AT_ONCE if answer.has_logprobs else SAMPLES_AT_ONCE
 
-    async def next(self) -> Delta:
+    async def next(self) -> Chunk:
         """Wait for the next chunk."""
-        return self._take(await self.answer.stream.next())
+        assert self._stream is not None
+        return await self._stream.next()
+
+    def take(self, chunk: Chunk) -> Iterator[Delta]:
+        """What it adds to the answer; a long chunk in pieces."""
+        samples, most = chunk.samples, self._at_once
+        for start in range(0, len(samples) or 1, most):
+            is_last = start + most >= len(samples)
+            piece = samples if len(samples) <= most else samples[start : start + most]
+            yield self._take(Chunk(piece, chunk.finish if is_last else None))
+            if self.answer.finish is not None:
+                self._end(is_over=chunk.finish is not None)
+                return
 
     def _take(self, chunk: Chunk) -> Delta:
         before = self.answer.tokens
@@ -67,10 +96,15 @@ class Running:
             self._last_s = now_s
         return delta
 
+    def _end(self, is_over: bool) -> None:
+        """Free what still runs of it, unless all of it ``is_over``."""
+        if self._stream is not None and not is_over:
+            self._stream.cancel()
+        self._stream = None
+
     def close(self, reason_if_unfinished: str) -> None:
         """Free what still runs, and count how it ended."""
-        if self.answer.finish is None:
-            self.answer.stream.cancel()
+        self._end(is_over=self.answer.finish is not None)
         reason = self.answer.finish or reason_if_unfinished
         self._metrics.finished(reason, time.perf_counter() - self._arrived_s)
 
@@ -78,10 +112,13 @@ class Running:
 class Runner:
     """Runs jobs on the cluster."""
 
-    def __init__(self, generator: Generator, codec: TextCodec, metrics: Metrics) -> None:
+    def __init__(
+        self, generator: Generator, codec: TextCodec, metrics: Metrics, turns: Turns
+    ) -> None:
         self._generator = generator
         self._codec = codec
         self._metrics = metrics
+        self._turns = turns
 
     async def run(self, job: Job, reply: Reply, arrived_s: float) -> None:
         """Generate and send everything.
@@ -90,23 +127,17 @@ class Runner:
             Overloaded, Unavailable, GenerationFailed: the cluster gave up. If ``reply.started``
                 is set then part of the answer is out.
         """
-        with self._submitted(job, arrived_s) as answers:
-            if job.streams:
-                await _stream(job, answers, reply)
-            else:
-                await _collect(job, answers, reply)
-
-    @contextmanager
-    def _submitted(self, job: Job, arrived_s: float) -> Iterator[list[Running]]:
+        pace = self._turns.pace()
         answers: list[Running] = []
         reason = "abort"  # of a task that is cancelled: the client left, or the server stops
         try:
-            for index, request in enumerate(job.requests):
-                stream = self._generator.submit(request)
-                answer = Answer(index, request.prompt, stream, job.output, self._codec)
-                answers.append(Running(answer, self._metrics, arrived_s))
-                self._metrics.admitted(len(request.prompt))
-            yield answers
+            for request in job.requests:
+                answers.append(self._submit(job, request, len(answers), arrived_s))
+                await pace.rest()
+            if job.streams:
+                await _stream(job, answers, reply, pace)
+            else:
+                await _collect(job, answers, reply, pace)
         except Exception:
             reason = "error"
             raise
@@ -114,13 +145,22 @@ class Runner:
             for running in answers:
                 running.close(reason)
 
+    def _submit(
+        self, job: Job, request: GenerationRequest, index: int, arrived_s: float
+    ) -> Running:
+        stream = self._generator.submit(request)
+        answer = Answer(index, request.prompt, job.output, self._codec)
+        self._metrics.admitted(len(request.prompt))
+        return Running(answer, stream, self._metrics, arrived_s)
 
-async def _stream(job: Job, answers: list[Running], reply: Reply) -> None:
+
+async def _stream(job: Job, answers: list[Running], reply: Reply, pace: Pace) -> None:
     each = job.stream_options.continuous_usage_stats
     async with aclosing(_deltas(answers)) as deltas:
         async for running, delta in deltas:
             usage = job.usage(answers) if each else None
             await reply.events(job.renderer.event(running.answer, delta, usage))
+            await pace.rest()
     end = DONE
     if job.stream_options.include_usage:
         end = job.renderer.usage_event(job.usage(answers)) + DONE
@@ -128,15 +168,16 @@ async def _stream(job: Job, answers: list[Running], reply: Reply) -> None:
     await reply.end()
 
 
-async def _collect(job: Job, answers: list[Running], reply: Reply) -> None:
+async def _collect(job: Job, answers: list[Running], reply: Reply, pace: Pace) -> None:
     parts: list[list[Delta]] = [[] for _ in answers]
     async with aclosing(_deltas(answers)) as deltas:
         async for running, delta in deltas:
             parts[running.answer.index].append(delta)
+            await pace.rest()
     whole = [
         (running.answer, _joined(deltas)) for running, deltas in zip(answers, parts, strict=True)
     ]
-    await reply.body(200, job.renderer.whole(whole, job.usage(answers)))
+    await reply.body(200, await job.renderer.whole(whole, job.usage(answers), pace))
 
 
 def _joined(deltas: list[Delta]) -> Delta:
@@ -157,7 +198,8 @@ async def _deltas(answers: list[Running]) -> AsyncGenerator[tuple[Running, Delta
     if len(answers) == 1:
         running = answers[0]
         while running.answer.finish is None:
-            yield running, await running.next()
+            for delta in running.take(await running.next()):
+                yield running, delta
         return
     waiting = {asyncio.create_task(running.next()): running for running in answers}
     try:
@@ -165,10 +207,10 @@ async def _deltas(answers: list[Running]) -> AsyncGenerator[tuple[Running, Delta
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 running = waiting.pop(task)
-                delta = task.result()
+                for delta in running.take(task.result()):
+                    yield running, delta
                 if running.answer.finish is None:
                     waiting[asyncio.create_task(running.next())] = running
-                yield running, delta
     finally:
         for task in waiting:
             task.cancel()

@@ -18,6 +18,7 @@ from splitwise.gateway.openai.validation import (
     output_options,
     sampling_params,
 )
+from splitwise.gateway.pace import Turns
 from splitwise.gateway.text.codec import TextCodec, TextTooLong
 from splitwise.protocol.generation import GenerationRequest
 
@@ -39,6 +40,7 @@ class Front:
     codec: TextCodec
     model: ModelFacts
     limits: HttpLimits
+    turns: Turns
 
 
 async def encode_prompt(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from splitwise.gateway.openai.unsupported import NOTHING, UnsupportedFields
+from splitwise.gateway.openai.unsupported import NOTHING, Unread, UnsupportedFields
 
 # Requests.
 
@@ -61,7 +61,7 @@ class GenerationFields(UnsupportedFields, kw_only=True):
     """OpenAI's newer name for ``user``, and taken before it."""
 
 
-Nothing = Annotated[Any, _shown(enum=list(NOTHING))]
+Nothing = Annotated[Unread, _shown(enum=list(NOTHING))]
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """``developer`` is OpenAI's newer name for ``system``; templates know the older one."""
 
@@ -76,9 +76,9 @@ class ChatMessage(msgspec.Struct):
     content: Annotated[str | list[ContentPart] | None, _shown(type=["string", "array"])] = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: Nothing = None
-    function_call: Nothing = None
-    audio: Nothing = None
+    tool_calls: Nothing = msgspec.UNSET
+    function_call: Nothing = msgspec.UNSET
+    audio: Nothing = msgspec.UNSET
 
 
 class ChatRequest(GenerationFields, kw_only=True):

@@ -5,17 +5,19 @@ No JSON is ever parsed here, and nothing but the choice is encoded for a token.
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
 from splitwise.gateway.openai import protocol
 from splitwise.gateway.openai.answer import Answer, Delta, TokenLogprob
+from splitwise.gateway.pace import Pace
 from splitwise.gateway.text.codec import TextCodec
 
 DONE: Final = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
+T = TypeVar("T")
 
 
 class Renderer(Protocol):
@@ -27,8 +29,22 @@ class Renderer(Protocol):
     def usage_event(self, usage: protocol.Usage) -> bytes:
         """The last event, which has no choices."""
 
-    def whole(self, answers: Sequence[tuple[Answer, Delta]], usage: protocol.Usage) -> bytes:
+    async def whole(
+        self, answers: Sequence[tuple[Answer, Delta]], usage: protocol.Usage, pace: Pace
+    ) -> bytes:
         """The response of a request that does not stream."""
+
+
+async def _encoded(
+    shown: Callable[[TokenLogprob], T], entries: Sequence[TokenLogprob], pace: Pace
+) -> list[T]:
+    """What is shown of each entry, as JSON already, which goes into JSON as it stands: thousands of
+    tokens with their alternatives would take long in one go."""
+    encoded: list[msgspec.Raw] = []
+    for entry in entries:
+        encoded.append(msgspec.Raw(_encode(shown(entry))))
+        await pace.rest()
+    return cast(list[T], encoded)
 
 
 class _Events:
@@ -74,12 +90,16 @@ class ChatRenderer:
         )
         return self._events.join(choice, usage)
 
-    def whole(self, answers: Sequence[tuple[Answer, Delta]], usage: protocol.Usage) -> bytes:
+    async def whole(
+        self, answers: Sequence[tuple[Answer, Delta]], usage: protocol.Usage, pace: Pace
+    ) -> bytes:
         choices = [
             protocol.ChatChoice(
                 answer.index,
                 protocol.AssistantMessage(delta.text),
-                self._shown(delta),
+                protocol.ChatLogprobs(await _encoded(self._token, delta.logprobs, pace))
+                if self._logprobs
+                else None,
                 answer.finish,
                 delta.token_ids,
             )
@@ -118,28 +138,37 @@ class CompletionRenderer:
         self.usage_event = self._events.usage_event
 
     def event(self, answer: Answer, delta: Delta, usage: protocol.Usage | None) -> bytes:
-        return self._events.join(self._choice(answer, delta), usage)
+        top = [self._top(entry) for entry in delta.logprobs]
+        return self._events.join(self._choice(answer, delta, top), usage)
 
-    def whole(self, answers: Sequence[tuple[Answer, Delta]], usage: protocol.Usage) -> bytes:
-        choices = [self._choice(answer, delta) for answer, delta in answers]
+    async def whole(
+        self, answers: Sequence[tuple[Answer, Delta]], usage: protocol.Usage, pace: Pace
+    ) -> bytes:
+        choices = [
+            self._choice(answer, delta, await _encoded(self._top, delta.logprobs, pace))
+            for answer, delta in answers
+        ]
         events = self._events
         return _encode(
             protocol.CompletionAnswer(events.id, events.created, events.model, choices, usage)
         )
 
-    def _choice(self, answer: Answer, delta: Delta) -> protocol.CompletionChoice:
+    def _choice(
+        self, answer: Answer, delta: Delta, top: list[dict[str, float]]
+    ) -> protocol.CompletionChoice:
+        shown = self._shown(delta.logprobs, top) if self._logprobs else None
         return protocol.CompletionChoice(
-            answer.index, delta.text, self._shown(delta.logprobs), answer.finish, delta.token_ids
+            answer.index, delta.text, shown, answer.finish, delta.token_ids
         )
 
-    def _shown(self, entries: list[TokenLogprob]) -> protocol.CompletionLogprobs | None:
-        if not self._logprobs:
-            return None
+    def _shown(
+        self, entries: list[TokenLogprob], top: list[dict[str, float]]
+    ) -> protocol.CompletionLogprobs:
         return protocol.CompletionLogprobs(
             text_offset=[entry.text_offset for entry in entries],
             token_logprobs=[entry.logprob for entry in entries],
             tokens=[self._codec.token_text(entry.token) for entry in entries],
-            top_logprobs=[self._top(entry) for entry in entries],
+            top_logprobs=top,
         )
 
     def _top(self, entry: TokenLogprob) -> dict[str, float]:

@@ -4,46 +4,53 @@ A field that could only change how the answer is made (``metadata``, ``store``,
 ``service_tier``, ...) is not listed, and is ignored like any unknown one.
 """
 
-from typing import Any
+from typing import Final
 
 import msgspec
 
 from splitwise.gateway.openai.errors import ApiError
 
+Unread = msgspec.Raw | msgspec.UnsetType
+"""A value as JSON, of which nothing is made; unset where the field is left out."""
+_HARMLESS_BYTES: Final = 256
+"""No harmless value is longer, however it is written."""
+
 
 class UnsupportedFields(msgspec.Struct, kw_only=True):
-    """Declared so that they are seen; anything but a harmless value is an error."""
+    """Declared so that they are seen; anything but a harmless value is an error.
 
-    allowed_token_ids: Any = None
-    audio: Any = None
-    bad_words: Any = None
-    best_of: Any = None
-    chat_template: Any = None
-    continue_final_message: Any = None
-    documents: Any = None
-    echo: Any = None
-    function_call: Any = None
-    functions: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    kv_transfer_params: Any = None
-    length_penalty: Any = None
-    logit_bias: Any = None
-    logits_processors: Any = None
-    modalities: Any = None
-    prompt_embeds: Any = None
-    prompt_logprobs: Any = None
-    response_format: Any = None
-    return_tokens_as_token_ids: Any = None
-    structured_outputs: Any = None
-    suffix: Any = None
-    tool_choice: Any = None
-    tools: Any = None
-    truncate_prompt_tokens: Any = None
-    use_beam_search: Any = None
-    web_search_options: Any = None
+    They are not decoded for that: they may hold a million values."""
+
+    allowed_token_ids: Unread = msgspec.UNSET
+    audio: Unread = msgspec.UNSET
+    bad_words: Unread = msgspec.UNSET
+    best_of: Unread = msgspec.UNSET
+    chat_template: Unread = msgspec.UNSET
+    continue_final_message: Unread = msgspec.UNSET
+    documents: Unread = msgspec.UNSET
+    echo: Unread = msgspec.UNSET
+    function_call: Unread = msgspec.UNSET
+    functions: Unread = msgspec.UNSET
+    guided_choice: Unread = msgspec.UNSET
+    guided_grammar: Unread = msgspec.UNSET
+    guided_json: Unread = msgspec.UNSET
+    guided_regex: Unread = msgspec.UNSET
+    kv_transfer_params: Unread = msgspec.UNSET
+    length_penalty: Unread = msgspec.UNSET
+    logit_bias: Unread = msgspec.UNSET
+    logits_processors: Unread = msgspec.UNSET
+    modalities: Unread = msgspec.UNSET
+    prompt_embeds: Unread = msgspec.UNSET
+    prompt_logprobs: Unread = msgspec.UNSET
+    response_format: Unread = msgspec.UNSET
+    return_tokens_as_token_ids: Unread = msgspec.UNSET
+    structured_outputs: Unread = msgspec.UNSET
+    suffix: Unread = msgspec.UNSET
+    tool_choice: Unread = msgspec.UNSET
+    tools: Unread = msgspec.UNSET
+    truncate_prompt_tokens: Unread = msgspec.UNSET
+    use_beam_search: Unread = msgspec.UNSET
+    web_search_options: Unread = msgspec.UNSET
 
 
 NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
@@ -73,9 +80,9 @@ def refuse_unsupported(fields: UnsupportedFields) -> None:
     """Raise a 400 for the first field that asks for what is not there."""
     for name in _NAMES:
         value = getattr(fields, name)
-        if value is None or _is_one_of(value, _HARMLESS.get(name, NOTHING)):
+        if value is msgspec.UNSET or is_one_of(value, _HARMLESS.get(name, NOTHING)):
             continue
-        if name == "tools" and fields.tool_choice == "none":
+        if name == "tools" and is_one_of(fields.tool_choice, ("none",)):
             continue
         raise ApiError(
             400,
@@ -85,8 +92,13 @@ def refuse_unsupported(fields: UnsupportedFields) -> None:
         )
 
 
-def _is_one_of(value: object, harmless: tuple[object, ...]) -> bool:
-    """As JSON has it: true is not 1."""
+def is_one_of(unread: Unread, harmless: tuple[object, ...]) -> bool:
+    """As JSON has it: true is not 1. What is left out is null."""
+    if unread is msgspec.UNSET:
+        return None in harmless
+    if memoryview(unread).nbytes > _HARMLESS_BYTES:
+        return False
+    value = msgspec.json.decode(unread)
     return any(
         value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless
     )

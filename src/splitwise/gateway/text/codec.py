@@ -11,10 +11,11 @@ seconds and hundreds of megabytes.
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
@@ -28,9 +29,13 @@ from splitwise.gateway.text.chat_template import (
 from splitwise.gateway.text.detokenise import ByteLevelStream, DecoderStream, TextStream, TokenBytes
 from splitwise.gateway.text.stops import SpecialTexts
 
-LONG_TEXT_CHARS = 16_384
-"""Longer text (or as many tokens) goes to a thread: it would hold up the event loop for
-milliseconds."""
+T = TypeVar("T")
+
+LONG_TEXT_CHARS = 4096
+"""Longer text (or as many tokens) goes to a thread: it would hold up the event loop for a
+millisecond and more."""
+THREADS = 4
+"""More long texts at a time wait for each other; shorter ones do not."""
 
 _PIECE_CHARS = 65_536
 _USUAL_CHARS_PER_TOKEN = 8
@@ -82,7 +87,7 @@ class TextCodec:
         self._template: ChatTemplate | None = None
         if chat_template:
             self._template = ChatTemplate(chat_template, special_tokens or {}, template_origin)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="text")
 
     @classmethod
     def load(cls, folder: Path, chat_template: Path | None = None) -> "TextCodec":
@@ -110,11 +115,11 @@ class TextCodec:
         return cls(_read_tokenizer(file), template[0], special, template[1])
 
     def close(self) -> None:
-        """End the encoding thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def encode(self, text: str, add_special_tokens: bool, at_most_tokens: int) -> list[int]:
-        """Token ids of ``text``; long texts are encoded one after another in a thread.
+        """Token ids of ``text``; long texts are encoded in a thread.
 
         Raises:
             TextTooLong: it has far more than ``at_most_tokens``. A text that has only somewhat
@@ -122,8 +127,8 @@ class TextCodec:
         """
         if len(text) <= LONG_TEXT_CHARS:
             return self._encode(text, add_special_tokens)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._encode_long, text, add_special_tokens, at_most_tokens
+        return await self.run(
+            partial(self._encode_long, text, add_special_tokens, at_most_tokens), in_thread=True
         )
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -150,14 +155,19 @@ class TextCodec:
 
     async def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Text of ``tokens``, which must be in the vocabulary."""
-        if len(tokens) <= LONG_TEXT_CHARS:
-            return self._decode(tokens, skip_special_tokens)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._decode, tokens, skip_special_tokens
-        )
+        decode = partial(self._decode, tokens, skip_special_tokens)
+        return await self.run(decode, in_thread=len(tokens) > LONG_TEXT_CHARS)
 
     def _decode(self, tokens: Sequence[int], skip_special_tokens: bool) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
+        # Of a batch, unlike of a single list, the library lets other threads run meanwhile.
+        [text] = self._tokenizer.decode_batch([tokens], skip_special_tokens=skip_special_tokens)
+        return str(text)
+
+    async def run(self, function: Callable[[], T], in_thread: bool) -> T:
+        """Call it: here, or in one of the threads that are there for what takes long."""
+        if not in_thread:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     def render_chat(
         self,
