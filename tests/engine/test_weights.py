@@ -109,6 +109,14 @@ def test_tensors_of_other_parts_are_let_lie(tmp_path: Path) -> None:
     load(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    save_tiny_model("llama", tmp_path)
+    change_tensors(tmp_path, lambda t: t[UP][3].fill_(value))
+    with pytest.raises(ModelError, match=r"computes no numbers in torch\.float32"):
+        load(tmp_path)
+
+
 def test_masks_of_old_checkpoints_are_let_lie(tmp_path: Path) -> None:
     save_tiny_model("gpt_neox", tmp_path)
     layer = "gpt_neox.layers.0.attention"

@@ -56,12 +56,17 @@ def put_on_cache(network: Any, cache: PagedCache, name: str) -> tuple[Any, Rotat
     """Make ``network`` compute over ``cache``; whoever held it as it was holds it no more.
 
     Raises:
-        ModelError: it does not compute the same over the cache.
+        ModelError: it does not compute the same over the cache, or no numbers at all.
     """
     network.eval().requires_grad_(False)
     on, allowed = network.device, _ALLOWED_ERROR[network.dtype.itemsize]
     tokens = torch.tensor([_PROBE], device=on) % network.config.vocab_size
     expected = network(tokens, use_cache=False).logits[0, -1]
+    if bool(expected.isnan().any()):
+        raise ModelError(
+            f"model {name!r} computes no numbers in {network.dtype}; download its weights again, "
+            "or choose another --dtype"
+        )
     depends_on_others = _error(_beside_a_far_token(network, tokens), expected) > allowed
     network.set_attn_implementation(attention.NAME)
     rotation = Rotation(network)
