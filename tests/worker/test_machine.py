@@ -268,3 +268,17 @@ def test_a_decode_is_preempted_at_most_four_times_in_a_row(folder: ModelFolder) 
         rig.machine.handle(RunPrompt(spec(task, 40, 1)))
     assert outputs_a_turn(rig, 8) == [{2}, {3}, {4}, {5}, {1}, {6}, {7}, {1}]
     rig.close()
+
+
+def test_a_status_names_the_tasks_that_only_a_transfer_keeps(pair: tuple[Rig, Rig]) -> None:
+    """Those that were such at two statuses in a row: most are gone by the next."""
+    p, t = pair
+    p.machine.handle(RunPrompt(spec(1, 100), t.address))  # which nobody expects
+    p.turn()
+    assert p.tokens(1)
+    assert p.machine.status().leaving_blocks == {}
+    assert p.machine.status().leaving_blocks == {1: 7}
+    p.machine.handle(Cancel(1))
+    run_until(lambda: p.is_empty, p)
+    status = p.machine.status()
+    assert status.leaving_blocks == {} and status.steps == 3 + 1  # layers, and an iteration

@@ -10,6 +10,12 @@ The charges of an attempt, and what takes each back:
    arrived on the token machine (``Transferred``).
 
 The end of an attempt takes back whatever is left, at once, and so does the loss of a machine.
+
+6. ``kv_tokens``, beside those of attempts: blocks of tasks that ended, which a transfer keeps on
+   the machine, as that says in each status (``hold_back``). They are told by their task, so nothing
+   is counted twice, whatever is on its way meanwhile; and only those that were there at two
+   statuses in a row.
+
 Cache comes in whole blocks, as on the machines. So a token machine really has room for a request
 beside all that was placed before it, and machines that push to each other, which role changes
 bring about, never wait for each other in a circle.
@@ -30,6 +36,8 @@ class Ledger:
         """``on_idle`` gets each machine that nothing is charged to any more, when it is home."""
         self._roster = roster
         self._on_idle = on_idle
+        self._held_back: dict[int, int] = {}
+        """Tokens of cache by machine that belong to no attempt."""
         self.releases = 0
         """How often a machine was relieved of something, so that what waits may find room."""
 
@@ -65,6 +73,16 @@ class Ledger:
         self._set(live.at_prompt)
         self._set(live.at_token)
 
+    def hold_back(self, machine: int, kv_tokens: int) -> None:
+        """So much cache of a machine is taken by what belongs to no attempt."""
+        more = kv_tokens - self._held_back.pop(machine, 0)
+        if kv_tokens:
+            self._held_back[machine] = kv_tokens
+        if more:
+            self.releases += more < 0
+            self._roster.cluster.kv_tokens[machine] += more
+            self._settle(machine)
+
     def _set(
         self, charge: Charge, pending_tokens: int = 0, waiting: int = 0, kv_tokens: int = 0
     ) -> None:
@@ -79,6 +97,11 @@ class Ledger:
         cluster.waiting[machine] += waiting - charge.waiting
         cluster.kv_tokens[machine] += kv_tokens - charge.kv_tokens
         charge.pending_tokens, charge.waiting, charge.kv_tokens = pending_tokens, waiting, kv_tokens
+        self._settle(machine)
+
+    def _settle(self, machine: int) -> None:
+        """A machine's numbers have changed."""
+        cluster = self._roster.cluster
         rank(cluster, machine)
         if is_idle(cluster, machine):
             go_home(cluster, machine)

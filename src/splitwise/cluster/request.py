@@ -96,6 +96,11 @@ class LiveRequest:
     def token_machine(self) -> int:
         return self.at_token.machine
 
+    def has_cache_on(self, machine: int) -> bool:
+        """Whether it is charged for cache there."""
+        charges = (self.at_prompt, self.at_token)
+        return any(charge.machine == machine and charge.kv_tokens for charge in charges)
+
     @property
     def max_history_tokens(self) -> int:
         return len(self.request.prompt) + self.request.max_tokens

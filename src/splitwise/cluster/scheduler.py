@@ -316,6 +316,7 @@ class ClusterScheduler:
 
     def lose(self, index: int) -> None:
         """A machine is gone: what it was needed for is taken up again elsewhere."""
+        self._ledger.hold_back(index, 0)
         name = self.roster.remove(index)
         self.pools.left(index)
         if index in self._reporting:
@@ -483,6 +484,9 @@ class ClusterScheduler:
         self._retry(live, "preempted")
 
     def _on_status(self, index: int, status: MachineStatus) -> None:
+        leaving = status.leaving_blocks
+        if max(status.used_blocks, sum(leaving.values())) > status.total_blocks:
+            raise ValueError(f"{status} has more blocks in use than there are")
         self._reporting.add(index)
         self._metrics.machine(
             self.roster.names[index],
@@ -490,6 +494,15 @@ class ClusterScheduler:
             status.running_requests,
             status.waiting_requests,
         )
+        unowned = sum(blocks for task, blocks in leaving.items() if not self._owns(index, task))
+        self._ledger.hold_back(
+            index, unowned * self.roster.link(index).register.layout.block_tokens
+        )
+
+    def _owns(self, index: int, task: int) -> bool:
+        """Whether blocks of a task on machine ``index`` are charged to a request."""
+        live = self._live.get(task)
+        return live is not None and live.has_cache_on(index)
 
 
 def _needs(live: LiveRequest, index: int) -> bool:

@@ -145,6 +145,11 @@ class MachineStatus(msgspec.Struct, tag=True):
     total_blocks: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     running_requests: Count
     waiting_requests: Count
+    leaving_blocks: Annotated[dict[int, Count], msgspec.Meta(max_length=65536)] = {}
+    """Blocks of each task that has ended here but for its transfer, and had at the last status."""
+    steps: Count = 0
+    """Layers and iterations computed so far, modulo 2**31: a machine at which this stands still has
+    come to a halt, however long its iterations are."""
 
 
 class Leave(msgspec.Struct, tag=True):

@@ -108,6 +108,9 @@ class Machine:
         """Decodes of iterations that failed, each to be run again by itself (``_isolate``)."""
         self._arrivals = 0
         self._cancelled: set[int] = set()
+        self._leaving: set[int] = set()
+        """Tasks that had ended but for their transfer at the last status."""
+        self._steps = 0
 
     # What may be called from another thread: a set's update and reads of plain counts.
 
@@ -116,11 +119,17 @@ class Machine:
         self._cancelled.add(task_id)
 
     def status(self) -> MachineStatus:
+        leaving = {
+            task.id: len(task.blocks) for task in tuple(self._tasks.values()) if task.is_leaving
+        }
+        before, self._leaving = self._leaving, set(leaving)
         return MachineStatus(
             used_blocks=self._pool.total - self._pool.free_count,
             total_blocks=self._pool.total,
             running_requests=len(self._running),
             waiting_requests=len(self._prompts) + len(self._newcomers),
+            leaving_blocks={task: leaving[task] for task in before & self._leaving},
+            steps=self._steps % 2**31,
         )
 
     # Commands and events.
@@ -311,6 +320,7 @@ class Machine:
             # Its words alone: the error holds on to all that the iteration had in memory.
             failure = f"{type(error).__name__}: {error}"
         else:
+            self._steps += 1
             self._finish_iteration(batch, samples)
             return True
         self._isolate(prompts, decodes, failure)
@@ -416,6 +426,7 @@ class Machine:
         together = max(1, self._limits.put_bytes // max(1, layer_bytes))
 
         def on_layer(layer: int) -> None:
+            self._steps += 1
             if self._cancelled >= ids:
                 raise _Abandoned
             is_last = layer == layout.layers - 1

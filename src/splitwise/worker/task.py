@@ -59,6 +59,11 @@ class Task:
         return self.spec.priority, self.spec.number, self.arrival
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether nothing but a transfer still needs its blocks."""
+        return self.state in (TaskState.SENDING, TaskState.RELEASING)
+
+    @property
     def history(self) -> list[int]:
         """Prompt and output so far."""
         return self.spec.history
