@@ -37,8 +37,8 @@ def result_of(
     """A result with these requests: prompts on machines 0 and 1, decodes on machine 2."""
     count = len(arrival_s)
     is_split = output_tokens > 1
-    prompt_machine = (np.arange(count) % 2).astype(np.int32)
-    token_machine = np.where(is_split, 2, prompt_machine).astype(np.int32)
+    prompt_machine = (np.arange(count) % 2).astype(np.int64)
+    token_machine = np.where(is_split, 2, prompt_machine).astype(np.int64)
     half_s = (prompt_start_s + first_token_s) / 2
     end_s = float(np.nanmax(finish_s))
     segments = segments_of(
@@ -65,8 +65,8 @@ def result_of(
         max_tbt_s=np.where(is_split, decode_start_s - first_token_s + 0.01, np.nan),
         prompt_machine=prompt_machine,
         token_machine=token_machine,
-        preemptions=np.zeros(count, dtype=np.int32),
-        attempts=np.ones(count, dtype=np.int32),
+        preemptions=np.zeros(count, dtype=np.int64),
+        attempts=np.ones(count, dtype=np.int64),
         machine_kind=KINDS,
         home_pool=np.array(POOLS, dtype=np.int8),
         busy_s=busy_s.sum(axis=0),
@@ -87,14 +87,14 @@ def result_of(
         pool_sizes=np.tile(np.array([2, 1, 1], dtype=np.int64), (samples, 1)),
         kv_tokens=rng.integers(0, 999, samples),
         segments=segments,
-        changes=RoleChanges(np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int8)),
+        changes=RoleChanges(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int8)),
         end_s=end_s,
     )
 
 
 def segments_of(
-    prompt_machine: NDArray[np.int32],
-    token_machine: NDArray[np.int32],
+    prompt_machine: NDArray[np.int64],
+    token_machine: NDArray[np.int64],
     prompt_start_s: NDArray[np.float64],
     first_token_s: NDArray[np.float64],
     decode_start_s: NDArray[np.float64],
@@ -109,8 +109,8 @@ def segments_of(
         start_s=np.concatenate([prompt_start_s[prompted], decode_start_s[decoded]]),
         end_s=np.concatenate([first_token_s[prompted], finish_s[decoded]]),
         kind=kind,
-        prompts=(kind == 0).astype(np.int32),
-        decodes=(kind == 1).astype(np.int32),
+        prompts=(kind == 0).astype(np.int64),
+        decodes=(kind == 1).astype(np.int64),
         iterations=np.ones(len(kind), dtype=np.int64),
     )
 

@@ -89,8 +89,8 @@ def test_arrows_start_and_end_in_slices(events: list[Event]) -> None:
 def test_compressed_and_without_segments(tmp_path: Path) -> None:
     none = np.zeros(0)
     empty = Segments(
-        *(none.astype(np.int32), none, none, none.astype(np.int8)),
-        *(none.astype(np.int32), none.astype(np.int32), none.astype(np.int64)),
+        *(none.astype(np.int64), none, none, none.astype(np.int8)),
+        *(none.astype(np.int64), none.astype(np.int64), none.astype(np.int64)),
     )
     path = tmp_path / "run.json.gz"
     write_timeline(replace(random_result(), segments=empty), path, requests=1000)

@@ -24,8 +24,8 @@ class Ranking(NamedTuple):
     the end; ``leaf`` [leaves], where each machine stands."""
 
     key: NDArray[np.float64]
-    winner: NDArray[np.int32]
-    leaf: NDArray[np.int32]
+    winner: NDArray[np.int64]
+    leaf: NDArray[np.int64]
 
 
 def new_ranking(rows: int, machines: int) -> Ranking:
@@ -34,7 +34,7 @@ def new_ranking(rows: int, machines: int) -> Ranking:
     while size < max(machines, 2):
         size *= 2
     key = np.full((rows, size), OUT)
-    ranking = Ranking(key, np.zeros((rows, 2 * size), np.int32), np.zeros(size, np.int32))
+    ranking = Ranking(key, np.zeros((rows, 2 * size), np.int64), np.zeros(size, np.int64))
     rank_all(ranking, np.arange(machines), key[:, :machines])
     return ranking
 

@@ -9,7 +9,7 @@
 - ``machine``, ``slots``, ``queues``: what a machine runs next, and for how long
 - ``links``, ``memory``, ``grown``: how a cache travels, and who holds what
 - ``charges``, ``roles``: what the cluster scheduler goes by, and what it changes
-- ``state``: all arrays; ``compiled``: how they are made fast
+- ``state``: all arrays; ``compiled``, ``by_reference``: how they are made fast
 - ``result``: the answer; ``slowdown``, ``summary``: what it says
 - ``report``, ``table_files``, ``timeline``: how it is shown
 """

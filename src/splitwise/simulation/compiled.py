@@ -7,6 +7,8 @@ them compiles anew, and nothing stale is ever run.
 
 import hashlib
 import os
+import sys
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numba
@@ -34,9 +36,20 @@ def cache_home() -> Path:
     return Path(base) / "splitwise"
 
 
+_register = register_jitable(no_cfunc_wrapper=True)  # nobody calls helpers from C
 _CACHE_FOLDER = str(cache_home() / "compiled" / digest_of("scheduling", "simulation"))
 for _function in SHARED:
-    register_jitable(_function)
+    _register(_function)
+
+
+def say_if_it_compiles() -> None:
+    """Tell a terminal why the first simulation takes longer; of many processes one does."""
+    folder = Path(_CACHE_FOLDER)
+    is_first = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    is_ours = is_first or parent_process() is None
+    if is_ours and sys.stderr.isatty() and not any(folder.rglob("*.nbc")):
+        print("compiling the simulator, this once: some 20 s", file=sys.stderr)
 
 
 def compiled(function: Function) -> Function:
@@ -54,5 +67,5 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """A helper of a compiled function; compiled with its caller, ordinary Python to others."""
-    register_jitable(function)
+    _register(function)
     return function

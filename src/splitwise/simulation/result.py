@@ -32,12 +32,12 @@ class Segments:
     ``kind`` is 0 prompt, 1 decode, 2 mixed.
     """
 
-    machine: NDArray[np.int32]
+    machine: NDArray[np.int64]
     start_s: NDArray[np.float64]
     end_s: NDArray[np.float64]
     kind: NDArray[np.int8]
-    prompts: NDArray[np.int32]
-    decodes: NDArray[np.int32]
+    prompts: NDArray[np.int64]
+    decodes: NDArray[np.int64]
     iterations: NDArray[np.int64]
 
 
@@ -46,7 +46,7 @@ class RoleChanges:
     """Which machine moved into which pool, in order; the first 100,000. Arrays of one length."""
 
     time_s: NDArray[np.float64]
-    machine: NDArray[np.int32]
+    machine: NDArray[np.int64]
     pool: NDArray[np.int8]
 
 
@@ -73,10 +73,10 @@ class Result:
     transfer_end_s: NDArray[np.float64]
     decode_start_s: NDArray[np.float64]
     max_tbt_s: NDArray[np.float64]
-    prompt_machine: NDArray[np.int32]
-    token_machine: NDArray[np.int32]
-    preemptions: NDArray[np.int32]
-    attempts: NDArray[np.int32]
+    prompt_machine: NDArray[np.int64]
+    token_machine: NDArray[np.int64]
+    preemptions: NDArray[np.int64]
+    attempts: NDArray[np.int64]
     machine_kind: tuple[str, ...]
     home_pool: NDArray[np.int8]
     busy_s: NDArray[np.float64]

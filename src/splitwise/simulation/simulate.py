@@ -19,6 +19,7 @@ from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import new_ranking
 from splitwise.simulation import state as st
+from splitwise.simulation.compiled import say_if_it_compiles
 from splitwise.simulation.loop import advance
 from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, Status
 
@@ -168,6 +169,7 @@ def simulate(
     check(requests, groups)
     check_outages(outages, sum(group.count for group in groups))
     state = new_state(requests, groups, options or Options(), outages)
+    say_if_it_compiles()
     total = len(requests.arrival_s)
     arrived = 0
     while arrived < total:

@@ -1,8 +1,9 @@
 """Everything the event loop reads and writes: records a machine and a request, slots, events.
 
-Arrays of records only, and few of them, for compiled calls pass every array by its parts. A
-machine's decodes lie in its row of ``slots``: the first ``active`` of ``started`` slots take part
-in the running iteration, the others were preempted by prompts and keep their cache.
+Arrays of records, whose numbers are all of 64 bits: a function is compiled anew for every type
+that it is called with. A machine's decodes lie in its row of ``slots``: the first ``active`` of
+``started`` slots take part in the running iteration, the others were preempted by prompts and keep
+their cache.
 """
 
 from enum import IntEnum
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from splitwise.scheduling.cluster_state import ClusterState
 from splitwise.scheduling.ranking import Ranking
+from splitwise.simulation.by_reference import by_reference
 
 NONE: Final = -1
 MAX_SLOTS: Final = 512
@@ -60,24 +62,24 @@ class Phase(IntEnum):
 
 MACHINE = np.dtype(
     [
-        ("kind", np.int32),
-        ("running", np.int32),  # IDLE, PROMPT, DECODE or MIXED
-        ("queue_head", np.int32),  # prompts, first come, first served
-        ("queue_tail", np.int32),
-        ("batch_head", np.int32),  # prompts of the running iteration
-        ("batch_prompts", np.int32),
+        ("kind", np.int64),
+        ("running", np.int64),  # IDLE, PROMPT, DECODE or MIXED
+        ("queue_head", np.int64),  # prompts, first come, first served
+        ("queue_tail", np.int64),
+        ("batch_head", np.int64),  # prompts of the running iteration
+        ("batch_prompts", np.int64),
         ("batch_tokens", np.int64),
         ("chunk_tokens", np.int64),  # of the queue's head, when prompts are chunked
-        ("ready_head", np.int32),  # decodes that have no slot yet
-        ("ready_tail", np.int32),
-        ("expected_head", np.int32),  # requests that wait for blocks, where the cache grows
-        ("expected_tail", np.int32),
-        ("blocked_head", np.int32),  # machines whose next prompt waits for room here
-        ("blocked_tail", np.int32),
-        ("blocked_next", np.int32),  # in the list of the machine this one waits for
-        ("blocked_on", np.int32),
-        ("started", np.int32),
-        ("active", np.int32),
+        ("ready_head", np.int64),  # decodes that have no slot yet
+        ("ready_tail", np.int64),
+        ("expected_head", np.int64),  # requests that wait for blocks, where the cache grows
+        ("expected_tail", np.int64),
+        ("blocked_head", np.int64),  # machines whose next prompt waits for room here
+        ("blocked_tail", np.int64),
+        ("blocked_next", np.int64),  # in the list of the machine this one waits for
+        ("blocked_on", np.int64),
+        ("started", np.int64),
+        ("active", np.int64),
         ("iteration", np.int64),  # decode iterations ended so far
         ("next_finish", np.int64),
         ("start_s", np.float64),
@@ -86,7 +88,7 @@ MACHINE = np.dtype(
         ("growth_s", np.float64),  # what each further iteration adds to that
         ("is_cut", np.bool_),
         ("has_freed", np.bool_),  # since it was last looked who of the expected gets blocks
-        ("starting", np.int32),  # prompts that began, of which the cluster has not been told
+        ("starting", np.int64),  # prompts that began, of which the cluster has not been told
         ("context_tokens", np.int64),  # cache of the active slots
         ("memory_tokens", np.int64),  # cache really in use
         ("peak_memory_tokens", np.int64),
@@ -110,14 +112,14 @@ REQUEST = np.dtype(
         ("arrival_s", np.float64),
         ("prompt_tokens", np.int64),  # of this attempt: with the tokens of earlier ones
         ("output_tokens", np.int64),  # still to come
-        ("done_tokens", np.int32),  # of the prompt, when it is chunked
-        ("held_tokens", np.int32),  # of cache, on its token machine, where the cache grows
-        ("expected_next", np.int32),  # of those that wait for blocks there
-        ("next", np.int32),  # in whichever queue holds the request
-        ("prompt_machine", np.int32),
-        ("token_machine", np.int32),
-        ("preemptions", np.int32),
-        ("attempts", np.int32),
+        ("done_tokens", np.int64),  # of the prompt, when it is chunked
+        ("held_tokens", np.int64),  # of cache, on its token machine, where the cache grows
+        ("expected_next", np.int64),  # of those that wait for blocks there
+        ("next", np.int64),  # in whichever queue holds the request
+        ("prompt_machine", np.int64),
+        ("token_machine", np.int64),
+        ("preemptions", np.int64),
+        ("attempts", np.int64),
         ("phase", np.int8),
         ("status", np.int8),
         ("reason", np.int8),
@@ -137,8 +139,8 @@ REQUEST = np.dtype(
 
 SLOT = np.dtype(
     [
-        ("request", np.int32),
-        ("skips", np.int32),  # iterations in a row that went without this decode
+        ("request", np.int64),
+        ("skips", np.int64),  # iterations in a row that went without this decode
         ("finish", np.int64),  # number of the machine iteration that makes its last token
         ("last_s", np.float64),  # when its latest token came out
         ("gap_s", np.float64),  # the longest time between two of its tokens
@@ -159,21 +161,21 @@ KIND = np.dtype(
 BY_TOKENS = np.dtype([("prompt_s", np.float64), ("watts", np.float64)])
 BY_DECODES = np.dtype([("decode_s", np.float64), ("context_s", np.float64), ("watts", np.float64)])
 TRANSFER = np.dtype([("time_s", np.float64), ("request", np.int64)])
-OUTAGE = np.dtype([("time_s", np.float64), ("machine", np.int32), ("goes_up", np.int32)])
+OUTAGE = np.dtype([("time_s", np.float64), ("machine", np.int64), ("goes_up", np.int32)])
 SEGMENT = np.dtype(
     [
-        ("machine", np.int32),
+        ("machine", np.int64),
         ("kind", np.int8),
         ("start_s", np.float64),
         ("end_s", np.float64),
-        ("prompts", np.int32),
-        ("decodes", np.int32),
+        ("prompts", np.int64),
+        ("decodes", np.int64),
         ("iterations", np.int64),
     ],
     align=True,
 )
 ROLE_CHANGE = np.dtype(
-    [("time_s", np.float64), ("machine", np.int32), ("pool", np.int8)], align=True
+    [("time_s", np.float64), ("machine", np.int64), ("pool", np.int8)], align=True
 )
 SAMPLE = np.dtype(
     [
@@ -248,6 +250,7 @@ class Log(NamedTuple):
     pool: NDArray[np.int8]
 
 
+@by_reference
 class State(NamedTuple):
     """One simulation."""
 
