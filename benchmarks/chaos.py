@@ -1,4 +1,5 @@
-"""Chaos: workers are killed, frozen and cut off, transfers spoilt, while clients stream.
+"""Chaos: workers are killed, frozen, cut off and made to fail, transfers spoilt, while clients
+stream.
 
 Every answer must be what it is without harm, whole and with no token twice, and in the end every
 block of every cache must be free. Exit code 1 where that does not hold.
@@ -6,10 +7,10 @@ block of every cache must be free. Exit code 1 where that does not hold.
     python benchmarks/chaos.py [--only null real] [--requests N] [--every-s S] [--launcher ray]
 
 ``null``: 16 workers without a model, whose every token is known beforehand. ``real``: 4 workers of
-the default model; what they say undisturbed is taken from one machine first. Requests have seeds
-or are greedy, and some are too long for one piece. Workers log to a file that is named. With
-``--launcher ray`` a Ray cluster of this host starts the workers; they are killed, with or without
-their actors, or frozen.
+the default model; what they say undisturbed is taken from one machine first. A prompt and a
+token machine are the gateway's own. Requests have seeds or are greedy, and some are too long for
+one piece. Workers log to a file that is named. With ``--launcher ray`` a Ray cluster of this host
+starts the workers; they are killed, with or without their actors, frozen, or made to fail.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos_cluster import ChaosCluster, chaos_cluster
+from chaos_outages import Outages, watched_outages
 from chaos_ray import RayChaosCluster, ray_chaos_cluster
 from common import environment, percentile, read_result, write_result
 from front_client import Connection, Exchange, post
@@ -206,11 +208,13 @@ async def run_case(
     arguments = case.serve_arguments
     async with new_cluster(case.pools, case.arguments, arguments, log) as cluster:
         chaos = asyncio.create_task(cluster.harm_for_ever(every_s, case.longest_harm_s))
-        outcome = await load(cluster, case, bodies, expected)
+        async with watched_outages(cluster.port) as outages:
+            outcome = await load(cluster, case, bodies, expected)
         chaos.cancel()
         await asyncio.gather(chaos, return_exceptions=True)
         blocked = await wait_until_idle(cluster)
     pauses = [exchange.longest_pause_s for exchange in outcome.exchanges]
+    served = [one.longest_pause_s - _outage_s(one, outages) for one in outcome.exchanges]
     return {
         "workers": sum(case.pools.values()),
         "requests": case.requests,
@@ -224,7 +228,15 @@ async def run_case(
         "longest_pause_s": max(pauses, default=0.0),
         "pause_p99_s": percentile(pauses, 99) if pauses else 0.0,
         "pause_p50_s": percentile(pauses, 50) if pauses else 0.0,
+        "longest_outage_s": outages.longest_s,
+        "longest_pause_without_outages_s": max(served, default=0.0),
     }
+
+
+def _outage_s(exchange: Exchange, outages: Outages) -> float:
+    """The part of its longest pause in which no machine took requests."""
+    until_s = exchange.paused_until_s
+    return outages.overlap_s(until_s - exchange.longest_pause_s, until_s)
 
 
 def is_clean(figures: dict[str, Any]) -> bool:

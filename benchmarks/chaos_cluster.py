@@ -1,89 +1,61 @@
-"""A gateway and workers as on hosts of their own: each behind proxies, started again when killed.
+"""A gateway with workers, some of its own and some as on other hosts, and what may befall them.
 
-``Harm`` is what may befall a worker, at any moment. Workers are children of this process, as a
-supervisor's are, so the gateway neither starts nor ends them.
+``Harm`` is what may befall a worker, at any moment. The gateway starts one machine a pool, whose
+second death, say, it has to notice; the others stand behind proxies, which can be cut.
 """
 
 import asyncio
-import os
 import random
 import signal
-import socket
-import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import IO
 
-from tcp_proxy import TcpProxy
+from chaos_workers import (
+    COMMAND,
+    TRANSFERS,
+    LaunchedWorker,
+    RemoteWorker,
+    environment_with,
+    free_port,
+    start_remote_worker,
+)
 
-COMMAND = [sys.executable, "-m", "splitwise.cli.main"]
 START_LIMIT_S = 300.0
-RESTART_S = 0.5
-ENVIRONMENT = {
-    "SPLITWISE_CLUSTER_KEY": "a key of the chaos run",
-    "PYTHONUNBUFFERED": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-}
+SECOND_DEATH_S = 3.0
+LAUNCHED_A_POOL = 1
 
 
 class Harm(StrEnum):
     KILL = "killed"
+    KILL_TWICE = "killed twice"
     FREEZE = "frozen"
+    FAIL = "engine failing"
     CUT = "cut off"
     BREAK = "connections broken"
     CORRUPT = "transfer corrupted"
 
 
-@dataclass
-class ChaosWorker:
-    """A worker, its proxies, and its process of the moment."""
-
-    name: str
-    arguments: list[str]
-    control: TcpProxy
-    caches: TcpProxy
-    log: IO[bytes]
-    process: asyncio.subprocess.Process | None = None
-    keeper: "asyncio.Task[None] | None" = None
-
-    async def keep_running(self) -> None:
-        """Start it, and again whenever it ends."""
-        while True:
-            self.process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                *self.arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stderr=self.log,
-                env=os.environ | ENVIRONMENT,
-            )
-            await self.process.wait()
-            await asyncio.sleep(RESTART_S)
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(number)
-
-    async def stop(self) -> None:
-        if self.keeper is not None:
-            self.keeper.cancel()
-        self.signal(signal.SIGKILL)
-        if self.process is not None:
-            await self.process.wait()
-        await self.control.close()
-        await self.caches.close()
+OF_CONNECTIONS = (Harm.CUT, Harm.BREAK, Harm.CORRUPT)
 
 
 @dataclass
 class ChaosCluster:
     port: int
-    workers: list[ChaosWorker]
+    launched: list[LaunchedWorker]
+    remote: list[RemoteWorker]
+    faults: Path
     random: random.Random
     harms: "Counter[str]" = field(default_factory=Counter)
+
+    @property
+    def workers(self) -> list[LaunchedWorker | RemoteWorker]:
+        return [*self.launched, *self.remote]
 
     async def harm_for_ever(self, every_s: float, longest_s: float) -> None:
         """A random harm to a random worker about every ``every_s``; those with an end last up to
@@ -92,47 +64,70 @@ class ChaosCluster:
         try:
             while True:
                 await asyncio.sleep(self.random.uniform(0.5, 1.5) * every_s)
-                end = asyncio.create_task(self._harm(longest_s))
+                end = asyncio.create_task(self._harm(self.random.uniform(0.1, longest_s)))
                 ends.add(end)
                 end.add_done_callback(ends.discard)
         finally:
-            for worker in self.workers:
-                worker.signal(signal.SIGCONT)
-                worker.control.resume()
-                worker.caches.resume()
             for end in list(ends):
                 end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
-    async def _harm(self, longest_s: float) -> None:
+    async def _harm(self, lasts_s: float) -> None:
         harm = self.random.choice(list(Harm))
-        worker = self.random.choice(self.workers)
-        lasts_s = self.random.uniform(0.1, longest_s)
-        if harm is Harm.CORRUPT:  # of whoever is the next to get a cache; counted when it happens
-            for one in self.workers:
-                one.caches.corrupt_next(self._corrupted)
-            return
-        self.harms[harm.value] += 1
-        match harm:
-            case Harm.KILL:
-                worker.signal(signal.SIGKILL)
-            case Harm.BREAK:
-                worker.control.reset()
-                worker.caches.reset()
-            case Harm.FREEZE:
-                worker.signal(signal.SIGSTOP)
-                await asyncio.sleep(lasts_s)
-                worker.signal(signal.SIGCONT)
-            case Harm.CUT:
-                worker.control.hang()
-                worker.caches.hang()
-                await asyncio.sleep(lasts_s)
-                worker.control.resume()
-                worker.caches.resume()
+        if harm is not Harm.CORRUPT:  # That is counted when it happens.
+            self.harms[harm.value] += 1
+        if harm in OF_CONNECTIONS:
+            await self._harm_connections(self.random.choice(self.remote), harm, lasts_s)
+        else:
+            await harm_process(self.random.choice(self.workers), harm, lasts_s, self.faults)
+
+    async def _harm_connections(self, worker: RemoteWorker, harm: Harm, lasts_s: float) -> None:
+        try:
+            match harm:
+                case Harm.BREAK:
+                    worker.control.reset()
+                    worker.caches.reset()
+                case Harm.CORRUPT:  # of whoever is the next to get a cache
+                    for one in self.remote:
+                        one.caches.corrupt_next(self._corrupted)
+                case Harm.CUT:
+                    worker.control.hang()
+                    worker.caches.hang()
+                    await asyncio.sleep(lasts_s)
+        finally:
+            worker.control.resume()
+            worker.caches.resume()
 
     def _corrupted(self) -> None:
         self.harms[Harm.CORRUPT.value] += 1
-        for one in self.workers:
+        for one in self.remote:
             one.caches.corrupt_next(None)
+
+
+async def harm_process(
+    worker: LaunchedWorker | RemoteWorker, harm: Harm, lasts_s: float, faults: Path
+) -> None:
+    """Do it, and undo what has an end; ``faults`` is where engines look for theirs."""
+    fault = faults / worker.name
+    try:
+        match harm:
+            case Harm.KILL:
+                worker.signal(signal.SIGKILL)
+            case Harm.KILL_TWICE:
+                worker.signal(signal.SIGKILL)
+                await asyncio.sleep(SECOND_DEATH_S)
+                worker.signal(signal.SIGKILL)
+            case Harm.FREEZE:
+                worker.signal(signal.SIGSTOP)
+                await asyncio.sleep(lasts_s)
+            case Harm.FAIL:
+                fault.write_text("step")
+                await asyncio.sleep(lasts_s)
+    finally:
+        if harm is Harm.FAIL:
+            fault.unlink(missing_ok=True)
+        if harm is Harm.FREEZE:
+            worker.signal(signal.SIGCONT)
 
 
 @asynccontextmanager
@@ -141,31 +136,48 @@ async def chaos_cluster(
 ) -> AsyncIterator[ChaosCluster]:
     """A gateway and workers, so many a role, with ``arguments`` for all; what they log goes to
     ``log``."""
-    names = [(role, f"{role}-{i}") for role, count in pools.items() for i in range(count)]
     port, join_port = free_port(), free_port()
-    ports = [f"--port={port}", f"--scheduler-port={join_port}"]
-    serve = [*ports, f"--external-workers={len(names)}", *arguments, *serve_arguments]
-    workers: list[ChaosWorker] = []
-    try:
-        for role, name in names:
-            worker = await _new_worker(role, name, join_port, arguments, log)
-            worker.keeper = asyncio.create_task(worker.keep_running())
-            workers.append(worker)
-        async with gateway_process(serve, log):
-            yield ChaosCluster(port, workers, random.Random(7))
-    finally:
-        await asyncio.gather(*(worker.stop() for worker in workers))
+    launched = {role: min(LAUNCHED_A_POOL, pools.get(role, 0)) for role in ("prompt", "token")}
+    distant = [
+        (role, f"{role}-{i}")
+        for role, count in pools.items()
+        for i in range(launched.get(role, 0), count)
+    ]
+    serve = [
+        *(f"--port={port}", f"--scheduler-port={join_port}", "--mixed=0"),
+        *(f"--{role}={count}" for role, count in launched.items()),
+        *(f"--external-workers={len(distant)}", *TRANSFERS, *arguments, *serve_arguments),
+    ]
+    remote: list[RemoteWorker] = []
+    with tempfile.TemporaryDirectory(prefix="chaos-faults-") as faults:
+        environment = environment_with(Path(faults))
+        try:
+            for role, name in distant:
+                remote.append(
+                    await start_remote_worker(role, name, join_port, arguments, environment, log)
+                )
+            async with gateway_process(serve, environment, log):
+                own = [
+                    LaunchedWorker(f"{role}-{i}", f"127.0.0.1:{join_port}")
+                    for role, count in launched.items()
+                    for i in range(count)
+                ]
+                yield ChaosCluster(port, own, remote, Path(faults), random.Random(7))
+        finally:
+            await asyncio.gather(*(worker.stop() for worker in remote))
 
 
 @asynccontextmanager
-async def gateway_process(arguments: list[str], log: IO[bytes]) -> AsyncIterator[None]:
+async def gateway_process(
+    arguments: list[str], environment: dict[str, str], log: IO[bytes]
+) -> AsyncIterator[None]:
     """``splitwise serve``, from when it is ready."""
     gateway = await asyncio.create_subprocess_exec(
         *(*COMMAND, "serve", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=log,
-        env=os.environ | ENVIRONMENT,
+        env=environment,
     )
     try:
         assert gateway.stdout is not None
@@ -185,27 +197,3 @@ async def _drain(stdout: asyncio.StreamReader, log: IO[bytes]) -> None:
     """Ray says a lot there."""
     async for line in stdout:
         log.write(line)
-
-
-async def _new_worker(
-    role: str, name: str, join_port: int, arguments: list[str], log: IO[bytes]
-) -> ChaosWorker:
-    transfer_port = free_port()
-    control, caches = TcpProxy(join_port), TcpProxy(transfer_port)
-    command = [
-        "worker",
-        f"--join=127.0.0.1:{await control.start()}",
-        f"--role={role}",
-        f"--machine-id={name}",
-        f"--transfer-port={transfer_port}",
-        f"--announce=127.0.0.1:{await caches.start()}",
-        *("--transport=tcp", "--checksum", "--one-piece-below=64"),
-        *arguments,
-    ]
-    return ChaosWorker(name, command, control, caches, log)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

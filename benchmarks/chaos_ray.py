@@ -13,33 +13,30 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
+from pathlib import Path
 from typing import IO
 
-import psutil
-
-from chaos_cluster import free_port, gateway_process
+from chaos_cluster import Harm, gateway_process, harm_process
+from chaos_workers import TRANSFERS, LaunchedWorker, environment_with, free_port
+from splitwise.engine.faulty import FAULTS_VARIABLE
 
 STORE_BYTES = 80 * 2**20
 
 
 class RayHarm(StrEnum):
     KILL = "worker killed"
+    KILL_TWICE = "worker killed twice"
     KILL_ACTOR = "actor killed"
     FREEZE = "frozen"
+    FAIL = "engine failing"
 
 
-@dataclass(frozen=True)
-class RayWorker:
-    name: str
-    join: str
-
-    def process(self) -> psutil.Process | None:
-        """Its process of the moment, if it has one; a child of its actor's."""
-        wanted = {"worker", f"--machine-id={self.name}", f"--join={self.join}"}
-        for process in psutil.process_iter(["cmdline"]):
-            if wanted <= set(process.info["cmdline"] or ()):
-                return process
-        return None
+SAME_ELSEWHERE = {
+    RayHarm.KILL: Harm.KILL,
+    RayHarm.KILL_TWICE: Harm.KILL_TWICE,
+    RayHarm.FREEZE: Harm.FREEZE,
+    RayHarm.FAIL: Harm.FAIL,
+}
 
 
 @dataclass
@@ -47,49 +44,39 @@ class RayChaosCluster:
     """What ``chaos_cluster.ChaosCluster`` is to workers of our own."""
 
     port: int
-    workers: list[RayWorker]
+    workers: list[LaunchedWorker]
+    faults: Path
     random: random.Random
     harms: "Counter[str]" = field(default_factory=Counter)
 
     async def harm_for_ever(self, every_s: float, longest_s: float) -> None:
-        """A random harm to a random worker about every ``every_s``; frozen ones thaw after up to
-        ``longest_s``, unless the gateway has ended them by then."""
-        thaws: set[asyncio.Task[None]] = set()
+        """A random harm to a random worker about every ``every_s``; those with an end last up to
+        ``longest_s``, unless the gateway has ended a frozen worker by then."""
+        ends: set[asyncio.Task[None]] = set()
         try:
             while True:
                 await asyncio.sleep(self.random.uniform(0.5, 1.5) * every_s)
-                process = self.random.choice(self.workers).process()
-                if process is None:
-                    continue  # It is being started again.
-                harm = self.random.choice(list(RayHarm))
-                self.harms[harm.value] += 1
-                lasts_s = self.random.uniform(0.1, longest_s)
-                thaw = asyncio.create_task(_harm(process, harm, lasts_s))
-                thaws.add(thaw)
-                thaw.add_done_callback(thaws.discard)
+                end = asyncio.create_task(self._harm(self.random.uniform(0.1, longest_s)))
+                ends.add(end)
+                end.add_done_callback(ends.discard)
         finally:
-            for thaw in list(thaws):
-                thaw.cancel()
-            await asyncio.gather(*thaws, return_exceptions=True)
+            for end in list(ends):
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    async def _harm(self, lasts_s: float) -> None:
+        worker, harm = self.random.choice(self.workers), self.random.choice(list(RayHarm))
+        self.harms[harm.value] += 1
+        if harm is RayHarm.KILL_ACTOR:
+            _kill_actor(worker)
+        else:
+            await harm_process(worker, SAME_ELSEWHERE[harm], lasts_s, self.faults)
 
 
-async def _harm(process: psutil.Process, harm: RayHarm, lasts_s: float) -> None:
-    try:
-        match harm:
-            case RayHarm.KILL:
-                process.kill()
-            case RayHarm.KILL_ACTOR:
-                parent = process.parent()
-                if parent is not None:
-                    parent.kill()
-            case RayHarm.FREEZE:
-                process.suspend()
-                try:
-                    await asyncio.sleep(lasts_s)
-                finally:
-                    process.resume()
-    except psutil.NoSuchProcess:
-        return  # It has ended meanwhile, of another harm.
+def _kill_actor(worker: LaunchedWorker) -> None:
+    process = worker.process()
+    if process is not None and (actor := process.parent()) is not None:
+        actor.kill()
 
 
 @asynccontextmanager
@@ -100,23 +87,28 @@ async def ray_chaos_cluster(
     names = [f"{role}-{i}" for role, count in pools.items() for i in range(count)]
     port, join_port = free_port(), free_port()
     counts = {role: pools.get(role, 0) for role in ("prompt", "token", "mixed")}
-    with _ray(len(names)) as address:
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-faults-") as faults,
+        _ray(len(names), faults) as address,
+    ):
         serve = [
             *("--launcher=ray", f"--ray={address}"),
             *(f"--port={port}", f"--scheduler-port={join_port}"),
             *(f"--{role}={count}" for role, count in counts.items()),
-            *("--transport=tcp", "--checksum", "--one-piece-below=64"),
+            *(*TRANSFERS, *arguments, *serve_arguments),
         ]
-        async with gateway_process([*serve, *arguments, *serve_arguments], log):
+        async with gateway_process(serve, environment_with(Path(faults)), log):
             join = f"127.0.0.1:{join_port}"
-            workers = [RayWorker(name, join) for name in names]
-            yield RayChaosCluster(port, workers, random.Random(7))
+            workers = [LaunchedWorker(name, join) for name in names]
+            yield RayChaosCluster(port, workers, Path(faults), random.Random(7))
 
 
 @contextmanager
-def _ray(cores: int) -> Iterator[str]:
+def _ray(cores: int, faults: str) -> Iterator[str]:
     """A Ray cluster with so many cores, by its own count; its address."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Nothing of ours is reported.
+    os.environ[FAULTS_VARIABLE] = faults  # The actors, and so the workers, inherit it.
+    Path("/tmp/ray").mkdir(exist_ok=True)  # Ray notes an address there, whatever its folder.
     cluster_utils = import_module("ray.cluster_utils")
     # Paths of Unix sockets are short.
     with tempfile.TemporaryDirectory("-ray", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -28,6 +28,7 @@ class Exchange:
     answer: bytes
     longest_pause_s: float
     """Between two parts of the answer, or before the first."""
+    paused_until_s: float = 0.0
 
     @property
     def took_s(self) -> float:
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._first_s = 0.0
         self._last_s = 0.0
         self._longest_pause_s = 0.0
+        self._paused_until_s = 0.0
         self._end_bytes = 0
         self._done: asyncio.Future[None] | None = None
 
@@ -71,7 +73,8 @@ class Connection(asyncio.Protocol):
         now_s = time.perf_counter()
         if not self._answer:
             self._first_s = now_s
-        self._longest_pause_s = max(self._longest_pause_s, now_s - self._last_s)
+        if now_s - self._last_s > self._longest_pause_s:
+            self._longest_pause_s, self._paused_until_s = now_s - self._last_s, now_s
         self._last_s = now_s
         self._answer += data
         if self._is_whole() and self._done is not None:
@@ -106,7 +109,12 @@ class Connection(asyncio.Protocol):
             raise RuntimeError(f"unexpected answer: {bytes(self._answer[:500])!r}")
         now_s = time.perf_counter()
         return Exchange(
-            *(due_s or sent_s, self._first_s, now_s, bytes(self._answer), self._longest_pause_s)
+            due_s or sent_s,
+            self._first_s,
+            now_s,
+            bytes(self._answer),
+            self._longest_pause_s,
+            self._paused_until_s,
         )
 
     def close(self) -> None:
