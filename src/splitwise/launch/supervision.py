@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 RESTART_DELAY_S: Final = 1.0
 LONGEST_RESTART_DELAY_S: Final = 20.0
 """Less than requests wait for a machine when there is none."""
-STABLE_S: Final = 60.0
-"""A worker that has run for so long is started again without delay."""
+STABLE_S: Final = 10.0
+"""A worker that has run for so long is started again without delay: it ends too rarely for that to
+keep a host busy, and one that does harm in that time is kept out by its cluster (quarantine)."""
 
 
 class Supervisor:
