@@ -248,7 +248,10 @@ def test_a_drained_worker_of_a_real_server_ends_and_is_not_started_again(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SPLITWISE_ADMIN_KEY", KEY)
-    with running_server("--mixed=2") as url, httpx.Client(base_url=url, timeout=60) as http:
+    with (
+        running_server("--engine=null", "--mixed=2") as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
 
         def state() -> dict[str, bool]:
             machines = http.get("/admin/pools", headers=BEARER).json()["machines"]

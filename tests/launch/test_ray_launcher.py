@@ -45,6 +45,7 @@ def cluster() -> Iterator[Any]:
         ) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
+        Path("/tmp/ray").mkdir(exist_ok=True)  # Ray notes an address there, whatever its folder.
         head = {**common, "num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         cluster = utils.Cluster(initialize_head=True, head_node_args=head)
@@ -230,7 +231,7 @@ def test_no_worker_outlives_a_killed_gateway(cluster: Any) -> None:
     [
         (split(token="nowhere=1"), "token-0 could not start .*needs CPU 1, nowhere 1 on one node"),
         ((*split(), "--threads=3"), "needs CPU 3, accelerator_type:H100 0.001 .*CPU 2"),
-        ((*split(), "--transport=pigeon"), "could not start .*pigeon"),
+        ((*split(), "--engine=torch", "--device=cuda"), "could not start .*GPU"),
     ],
 )
 def test_a_worker_that_cannot_run_says_why(

@@ -1,4 +1,4 @@
-"""Keys, deadlines and draining of a whole server with real machines."""
+"""Keys, deadlines and draining of a whole server."""
 
 import os
 import re
@@ -34,6 +34,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "splitwise.cli.main", "serve"),
+                *("--engine=null", "--null-iteration-s=0.02"),
                 *("--port=0", "--open-metrics", "--drain-s=45"),
             ],
             stdout=subprocess.PIPE,

@@ -297,7 +297,7 @@ def test_slow_lossy_and_broken_ways_change_no_answer(
         assert clients.poll() is None, "all was over before the last cut"
         answers = json.loads(clients.communicate(timeout=600)[0])
         assert answers == expected * (requests // len(bodies))
-        assert gateway.log.count("lost: ") >= 2
+        assert gateway.log.count("says nothing: its requests go on elsewhere") >= 2
         deadline_s = time.monotonic() + 60
         while not is_idle(gateway_side):
             assert time.monotonic() < deadline_s, "blocks or requests are left behind"
@@ -336,7 +336,7 @@ def test_a_worker_that_cannot_take_part_says_why(
     arguments: list[str], key: str, words: str
 ) -> None:
     result = subprocess.run(
-        [*COMMAND, "worker", "--kv-cache-gib=0.1", *arguments],
+        [*COMMAND, "worker", "--engine=null", "--kv-cache-gib=0.1", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

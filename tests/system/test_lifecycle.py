@@ -36,10 +36,10 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.1)  # Another process's end can only be polled.
 
 
-def start() -> tuple["subprocess.Popen[str]", str, list[int]]:
+def start(*arguments: str) -> tuple["subprocess.Popen[str]", str, list[int]]:
     """A split server; returns its process, base URL and workers."""
     process = subprocess.Popen(
-        [*SERVE, "--port=0", "--drain-s=1"], stdout=subprocess.PIPE, text=True
+        [*SERVE, "--port=0", "--drain-s=1", *arguments], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     url = process.stdout.readline().removeprefix("ready: ").strip()
@@ -50,7 +50,7 @@ def start() -> tuple["subprocess.Popen[str]", str, list[int]]:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_server(how: signal.Signals) -> None:
-    process, url, workers = start()
+    process, url, workers = start("--engine=null", "--null-iteration-s=0.02")
     try:
         with httpx.stream(
             "POST",
