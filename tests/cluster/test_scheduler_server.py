@@ -8,11 +8,12 @@ import msgspec
 import pytest
 from scripted_cluster import MODEL, Counters, Link
 
+from splitwise.cluster import scheduler_server
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.protocol.handshake.conversation import Party, initiate
-from splitwise.protocol.handshake.proofs import KeyDiffersError, Purpose
+from splitwise.protocol.handshake.proofs import KeyDiffersError, Purpose, preamble
 from splitwise.protocol.messages import Refused, Register, Shutdown, ToWorker, Welcome
 from splitwise.protocol.registration import SCHEDULER_ID, register
 from splitwise.protocol.wire import Wire
@@ -129,6 +130,26 @@ async def test_silent_strangers_keep_nobody_out(dialler: Dialler) -> None:
     assert len(dropped) < 100
     for _, writer in crowd:
         writer.close()
+
+
+async def test_a_handshake_has_a_deadline_that_no_trickle_moves(
+    dialler: Dialler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduler_server, "HANDSHAKE_LIMIT_S", 0.3)
+    reader, writer = await asyncio.open_connection(*dialler.address)
+    said = preamble(Purpose.CONTROL) + bytes(32)
+
+    async def trickle() -> None:
+        for byte in said:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    assert await asyncio.wait_for(reader.read(), 10) == preamble(Purpose.CONTROL)
+    assert not trickling.done()
+    assert "before it joined: timed out" in caplog.text and not dialler.server._unproven
+    trickling.cancel()
+    writer.close()
 
 
 async def test_many_machines_that_come_back_at_once_all_get_in(dialler: Dialler) -> None:

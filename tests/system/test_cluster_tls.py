@@ -68,6 +68,7 @@ def test_workers_that_do_not_fit_say_why_and_the_gateway_too(pair: Pair, tmp_pat
         cluster_key="one key",
     )
     try:
+        gateway.wait_for("SPLITWISE_CLUSTER_KEY has 7 characters")
         gateway.wait_for("workers join at")
         said = worker_log(join, "another key", *options(pair))
         assert "the cluster key differs" in said and "SPLITWISE_CLUSTER_KEY" in said

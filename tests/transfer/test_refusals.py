@@ -12,7 +12,7 @@ from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, content, 
 
 from splitwise.protocol.handshake.conversation import Party, initiate
 from splitwise.protocol.handshake.proofs import Purpose
-from splitwise.transfer import Arrived, CacheLayout, Failed, Released
+from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, Released
 from splitwise.transfer import listener as listener_module
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.frames import (
@@ -139,6 +139,24 @@ def _receive(sock: socket.socket) -> bytes:
         return sock.recv(4096)
     except ConnectionResetError:  # it closed with bytes of ours unread
         return b""
+
+
+def test_a_handshake_has_a_deadline_that_no_trickle_moves() -> None:
+    settings = Settings("token", LAYOUT, 2, deadlines=Deadlines(connect_s=0.3))
+    with machines(settings) as (token,):
+        address = token.address.host, token.address.port
+        with socket.create_connection(address, timeout=0.05) as sock:
+            for byte in b"splitws\n\x00\x05\x02" + bytes(280):
+                try:
+                    sock.sendall(bytes([byte]))
+                    if not _receive(sock):
+                        break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+            else:
+                pytest.fail("it was let go on for a whole Hello")
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])

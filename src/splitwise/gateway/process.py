@@ -52,6 +52,8 @@ from splitwise.scheduling.pool import Pool
 
 log = logging.getLogger(__name__)
 
+GUESSED_BELOW_CHARACTERS: Final = 16
+"""A cluster key that is shorter."""
 START_LIMIT_S: Final = 600.0
 THREAD_SWITCH_S: Final = 0.001
 """A thread that makes text yields the interpreter this often (Python's default is five times
@@ -257,6 +259,12 @@ def _cluster_key(options: ServeOptions) -> str:
     if host in WILDCARDS:
         raise LaunchError(f"--scheduler-host {host!r}: name the address that workers dial")
     if options.cluster_key:
+        if len(options.cluster_key) < GUESSED_BELOW_CHARACTERS:
+            log.warning(
+                "SPLITWISE_CLUSTER_KEY has %d characters: whoever reaches a worker's port can try "
+                "out short keys at leisure; take a random one (openssl rand -hex 32)",
+                len(options.cluster_key),
+            )
         return options.cluster_key
     if host not in LOOPBACK or options.external_workers:
         asked = f"--external-workers {options.external_workers}"
