@@ -29,7 +29,8 @@ def server(request: pytest.FixtureRequest, faults: Path) -> Iterator[tuple[Comma
     port = free_port()
     pools = [request.param] if request.param == "--mixed=2" else ["--prompt=2", "--token=2"]
     null = ["--engine=null", "--null-iteration-s=0.005", "--null-prompt-token-s=0.0001"]
-    process = CommandProcess("serve", f"--port={port}", *pools, *null, cluster_key="a key")
+    options = [f"--port={port}", "--max-stall-s=2", *pools, *null]
+    process = CommandProcess("serve", *options, cluster_key="a key")
     try:
         process.wait_for("ready: ")
         yield process, f"http://127.0.0.1:{port}"
@@ -58,3 +59,13 @@ def test_no_request_is_lost_and_the_worker_is_replaced(
     os.unlink(faults / name)
     serve_all(url)
     assert "given up" not in process.log
+
+
+def test_a_worker_whose_engine_hangs_while_it_reports_is_replaced(
+    server: tuple[CommandProcess, str], faults: Path
+) -> None:
+    process, url = server
+    name = "mixed-1" if "mixed-1 joined" in process.log else "prompt-1"
+    threading.Timer(0.3, (faults / name).write_text, ("hang",)).start()
+    serve_all(url)
+    assert f"machine {name} lost: it reports, but computes nothing" in process.log

@@ -37,3 +37,11 @@ class ClusterLimits(msgspec.Struct, frozen=True):
         int, Meta(ge=1, description="Failures of a request in a row, without progress, then 500.")
     ] = 8
     """It may be what its machines failed of. Preemptions do not count."""
+    max_stall_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Time without a step in which a machine that has work counts as halted.",
+        ),
+    ] = 300.0
+    """Steps are layers where there are prompts, so that it need not be as long as an iteration."""

@@ -57,6 +57,8 @@ class LiveRequest:
     failure_count: FailureCount = field(default_factory=FailureCount)
     avoid: set[int] = field(default_factory=set)
     """Machines that failed it in these attempts."""
+    moved_s: float = 0.0
+    """When this attempt began, or was heard of last."""
     is_alone: bool = False
     """Whether this attempt's prompt has an iteration of its own."""
     _attempt_from: int = 0
@@ -95,6 +97,19 @@ class LiveRequest:
     @property
     def token_machine(self) -> int:
         return self.at_token.machine
+
+    @property
+    def is_at_prompt(self) -> bool:
+        """Whether its prompt is known to be in an iteration."""
+        return self.state is RequestState.PROMPT and self.at_prompt.waiting == 0
+
+    @property
+    def owing(self) -> int:
+        """The machine that has the next word; NOBODY while the cache is on its way."""
+        if self.state is RequestState.PROMPT:
+            return self.prompt_machine
+        is_there = self.prompt_machine == self.token_machine or self.at_prompt.kv_tokens == 0
+        return self.token_machine if is_there else NOBODY
 
     def has_cache_on(self, machine: int) -> bool:
         """Whether it is charged for cache there."""

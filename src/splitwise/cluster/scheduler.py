@@ -34,6 +34,7 @@ from typing import Protocol
 from splitwise.cluster.ledger import Ledger
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.pools import PoolMetrics, Pools
+from splitwise.cluster.progress import Progress
 from splitwise.cluster.quarantine import Quarantine
 from splitwise.cluster.rate import RateMeter
 from splitwise.cluster.request import LiveRequest, RequestState
@@ -94,6 +95,9 @@ class ClusterScheduler:
         self.pools = Pools(self.roster, metrics, on_change=self._on_pools_changed)
         self._quarantine = Quarantine(self.roster, self.pools)
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
+        self._progress = Progress(limits.max_stall_s)
+        self._heard_s = time.monotonic()
+        """When the message came that is being taken in."""
         self._reporting: set[int] = set()
         self._queue: WaitingLine[LiveRequest] = WaitingLine(
             self._needed_tokens, lambda: self.roster.largest_tokens
@@ -171,6 +175,17 @@ class ClusterScheduler:
                 waited = f"{why}, for {self._limits.max_wait_for_machine_s:g} s"
                 self._give_up(live, Unavailable(waited))
 
+    def halted(self, now_s: float) -> set[int]:
+        """The machines that do nothing of what they have to do, for whoever can end them; what
+        others have forgotten is taken up again elsewhere. To be called every second or so."""
+        halted, forgotten = self._progress.overdue(self._live.values(), now_s)
+        for live in forgotten:
+            self._on_engine_failed(live.owing, live, in_company=False)
+            self._retry(live, f"forgotten for {self._limits.max_stall_s:g} s")
+        if forgotten:
+            self._dispatch()
+        return halted
+
     def _give_up(self, live: LiveRequest, error: Exception) -> None:
         """End a request that waits."""
         self._queue.remove(live)
@@ -238,6 +253,7 @@ class ClusterScheduler:
         live.state = RequestState.PROMPT
         live.task = next(self._tasks)
         live.is_alone = live.failure_count.is_suspect
+        live.moved_s = time.monotonic()
         self._live[live.task] = live
         spec = TaskSpec(
             live.task,
@@ -310,7 +326,9 @@ class ClusterScheduler:
         index = self.roster.add(link)
         link.send(Welcome())  # Before anything is asked of it.
         self.pools.joined(index)
-        self._quarantine.joined(index, time.monotonic())
+        now_s = time.monotonic()
+        self._progress.moved(index, now_s)
+        self._quarantine.joined(index, now_s)
         self._on_pools_changed()
         return index
 
@@ -345,7 +363,9 @@ class ClusterScheduler:
     def _take_from(self, index: int, needing: list[LiveRequest], reason: str) -> None:
         for live in needing:
             live.attempt_failed()
-            live.failure_count.add(was_alone=live.is_alone and _computes(live, index))
+            live.failure_count.add(
+                was_alone=live.is_alone and live.is_at_prompt and index == live.prompt_machine
+            )
             self._retry(live, reason)
         self._dispatch()
 
@@ -356,6 +376,9 @@ class ClusterScheduler:
             ValueError: it broke the protocol. What it said before that is taken in.
         """
         releases = self._ledger.releases
+        self._heard_s = time.monotonic()
+        if not isinstance(message, MachineStatus):
+            self._progress.moved(index, self._heard_s)
         match message:
             case Outputs(items=items):
                 self._quarantine.succeeded(index)
@@ -398,6 +421,7 @@ class ClusterScheduler:
         if live is None:
             return
         self._check_output(index, live, output)
+        live.moved_s = self._heard_s
         is_first = not live.has_output
         delivered = live.accept(output)
         if not delivered:
@@ -425,11 +449,12 @@ class ClusterScheduler:
                 raise ValueError(f"task {output.task}: token {token} of {vocabulary}")
 
     def _on_prompts_started(self, index: int, tasks: list[int]) -> None:
-        now_s = time.monotonic()
+        now_s = self._heard_s
         for task in tasks:
             live = self._task_of(index, task)
             if live is None:
                 continue
+            live.moved_s = now_s
             self._ledger.prompt_started(live)
             if not live.has_output:
                 self._metrics.queued(now_s - live.submitted_s)
@@ -441,6 +466,7 @@ class ClusterScheduler:
         if live is not None:
             for machine in (live.prompt_machine, live.token_machine):
                 self._quarantine.succeeded(machine, in_transfer=True)
+            live.moved_s = self._heard_s
             self._ledger.prompt_machine_left(live)
 
     def _on_failed(self, index: int, failure: TaskFailed) -> None:
@@ -487,6 +513,7 @@ class ClusterScheduler:
         leaving = status.leaving_blocks
         if max(status.used_blocks, sum(leaving.values())) > status.total_blocks:
             raise ValueError(f"{status} has more blocks in use than there are")
+        self._progress.stepped(index, status.steps, self._heard_s)
         self._reporting.add(index)
         self._metrics.machine(
             self.roster.names[index],
@@ -512,9 +539,3 @@ def _needs(live: LiveRequest, index: int) -> bool:
         return True
     is_left = live.state is RequestState.TOKEN and live.at_prompt.kv_tokens == 0
     return index == live.prompt_machine and not is_left
-
-
-def _computes(live: LiveRequest, index: int) -> bool:
-    """Whether machine ``index`` is known to be at its prompt."""
-    is_begun = live.state is RequestState.PROMPT and live.at_prompt.waiting == 0
-    return is_begun and index == live.prompt_machine

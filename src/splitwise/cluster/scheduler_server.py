@@ -60,7 +60,7 @@ class SchedulerServer:
         places: int = PLACES,
         tls: ClusterTls | None = None,
     ) -> None:
-        """``on_silent`` gets the id of each machine that is lost because it said nothing;
+        """``on_silent`` gets the id of each machine that is lost because it said or did nothing;
         ``places`` bounds the connections that have not proved themselves. With ``tls`` workers
         must speak it, also to each other."""
         self._cluster = cluster
@@ -105,7 +105,12 @@ class SchedulerServer:
         await asyncio.gather(*self._accepting, *self._tasks, return_exceptions=True)
 
     def _fail_overdue(self) -> None:
-        self._cluster.fail_overdue(time.monotonic())
+        now_s = time.monotonic()
+        self._cluster.fail_overdue(now_s)
+        halted = self._cluster.halted(now_s)
+        for link in [link for link, machine in self._machines.items() if machine in halted]:
+            link.wire.fail(WireError("it reports, but computes nothing of what it has to"))
+            self._on_silent(link.register.machine_id)
 
     def _look_for_silent(self) -> None:
         for link, machine in list(self._machines.items()):
