@@ -10,7 +10,7 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(MAKE) -j 3 lint compiled-promised compiled-grown
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 # The simulator's two ways with caches, compiled beside the linting instead of in the tests.
 compiled-%: $(VENV)/.installed

@@ -1,12 +1,11 @@
 """Nothing is leaked by clients that cancel, disconnect, or ask for nonsense."""
 
 import asyncio
-import os
 import random
 import re
-from pathlib import Path
 
 import httpx
+from shared_names import no_shared_name_left
 
 from splitwise.launch.local_server import running_server
 
@@ -68,16 +67,11 @@ async def churn(url: str, requests: int) -> None:
         assert (await client.get(f"{url}/health")).status_code == 200
 
 
-def shared_memory_names() -> set[str]:
-    return (
-        {entry.name for entry in Path("/dev/shm").iterdir()} if os.path.isdir("/dev/shm") else set()
-    )
-
-
 def test_every_block_comes_back() -> None:
     times = ("--null-iteration-s=0.02", "--null-prompt-token-s=0.001")  # left in every phase
     transfers = ("--transport=shared_memory", "--one-piece-below=64", "--checksum")
-    with running_server("--engine=null", *times, *transfers) as url:
-        before = shared_memory_names()
+    with (
+        no_shared_name_left(),
+        running_server("--engine=null", *times, *transfers) as url,
+    ):
         asyncio.run(churn(url, requests=500))
-        assert shared_memory_names() <= before
