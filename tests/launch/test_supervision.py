@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from splitwise.launch import supervision as supervision_module
 from splitwise.launch.launcher import Launcher, WorkerSpec
 from splitwise.launch.supervision import (
     LONGEST_RESTART_DELAY_S,
@@ -53,11 +54,12 @@ class Host(Launcher):
 @asynccontextmanager
 async def supervised(
     is_drained: Callable[[str], bool] = lambda _: False,
+    is_connected: Callable[[str], bool] = lambda _: True,
 ) -> AsyncIterator[tuple[Host, asyncio.Task[None]]]:
     """A host that runs all of ``SPECS``, and the supervision over it."""
     host = Host([])
     await host.start(list(SPECS.values()))
-    supervision = asyncio.create_task(Supervisor(host, SPECS, is_drained).run())
+    supervision = asyncio.create_task(Supervisor(host, SPECS, is_drained, is_connected).run())
     await asyncio.sleep(0.05)  # It waits for an end by now.
     try:
         yield host, supervision
@@ -123,7 +125,8 @@ async def test_ends_at_one_moment_and_before_anybody_watched_are_all_noticed() -
     for name in SPECS:
         host.kill(name)
     await asyncio.sleep(0.05)
-    supervision = asyncio.create_task(Supervisor(host, SPECS, lambda _: False).run())
+    supervisor = Supervisor(host, SPECS, lambda _: False, lambda _: True)
+    supervision = asyncio.create_task(supervisor.run())
     await until([*"abc", *"abc"], host)
     supervision.cancel()
 
@@ -153,6 +156,21 @@ async def test_who_is_drained_while_waiting_to_be_started_again_is_not(
         drained.add("a")
         await until_said("worker a was drained", caplog)
         assert host.started == [*"abc", "a"]
+
+
+async def test_who_is_started_again_and_never_joins_is_killed_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervision_module, "JOIN_LIMIT_S", 0.2)
+    connected = {"b", "c"}
+    async with supervised(is_connected=connected.__contains__) as (host, _):
+        host.kill("a")
+        await until([*"abc", "a", "a"], host)  # a worker that hangs as it starts
+        connected.add("a")
+        host.kill("b")
+        await until([*"abc", "a", "a", "b"], host)
+        await asyncio.sleep(0.5)
+        assert host.started == [*"abc", "a", "a", "b"]
 
 
 def test_the_delay_doubles_to_a_limit_and_is_forgotten_by_a_stable_worker() -> None:

@@ -125,6 +125,10 @@ class Pools:
         """Whether an operator has drained the machine, so that nobody is to start it again."""
         return self.is_draining(name) and self._roster.index(name) not in self._leaving
 
+    def is_connected(self, name: str) -> bool:
+        """Whether the machine is in the cluster now."""
+        return self._roster.index(name) in self._seen
+
     def home(self, name: str) -> Pool:
         """The home pool of a machine that has joined."""
         return Pool(self._roster.cluster.home[self._index(name)])

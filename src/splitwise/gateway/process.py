@@ -235,7 +235,10 @@ class Gateway:
         if again:
             # Without files to read again SIGHUP ends the process, as a closed terminal means it to.
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, again)
-        supervisor = Supervisor(self._launcher, self._specs, self.cluster.pools.is_out_of_service)
+        pools = self.cluster.pools
+        supervisor = Supervisor(
+            self._launcher, self._specs, pools.is_out_of_service, pools.is_connected
+        )
         supervision = asyncio.create_task(supervisor.run())
         supervision.add_done_callback(_tell_end)
         spare_collector()

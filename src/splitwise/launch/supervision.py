@@ -1,4 +1,9 @@
-"""Workers that ended are started again, with growing delays, for as long as the gateway runs."""
+"""Workers that ended are started again, with growing delays, for as long as the gateway runs.
+
+1. A worker's end is told by the launcher, whatever else is under way.
+2. It waits (``RestartDelay``), is started, for as often as that fails, and is to join the cluster.
+3. One that neither joins nor ends in time is killed, which is an end: 1.
+"""
 
 import asyncio
 import logging
@@ -15,23 +20,29 @@ log = logging.getLogger(__name__)
 RESTART_DELAY_S: Final = 1.0
 LONGEST_RESTART_DELAY_S: Final = 20.0
 """Less than requests wait for a machine when there is none."""
+JOIN_LIMIT_S: Final = 600.0
+"""From a start to the cluster, with a large model to load."""
 STABLE_S: Final = 10.0
 """A worker that has run for so long is started again without delay: it ends too rarely for that to
 keep a host busy, and one that does harm in that time is kept out by its cluster (quarantine)."""
 
 
 class Supervisor:
-    """Watches the workers of ``launcher``; ``is_out_of_service`` says who is to stay away."""
+    """Watches the workers of ``launcher``; ``is_out_of_service`` says who is to stay away,
+    ``is_connected`` who has joined the cluster."""
 
     def __init__(
         self,
         launcher: Launcher,
         specs: dict[str, WorkerSpec],
         is_out_of_service: Callable[[str], bool],
+        is_connected: Callable[[str], bool],
     ) -> None:
         self._launcher = launcher
         self._specs = specs
         self._is_out_of_service = is_out_of_service
+        self._is_connected = is_connected
+        self._starts = dict.fromkeys(specs, 0)
         self._delays = {machine_id: RestartDelay() for machine_id in specs}
 
     async def run(self) -> None:
@@ -39,11 +50,21 @@ class Supervisor:
         async with asyncio.TaskGroup() as restarts:
             while True:
                 machine_id, how = await self._launcher.wait_for_exit()
-                restarts.create_task(self._start_again(machine_id, f"ended ({how})"))
+                restarts.create_task(self._revive(machine_id, f"ended ({how})"))
 
-    async def _start_again(self, machine_id: str, what: str) -> None:
-        """Until it works, for the host may be out of processes or memory, too; or until it is not
-        wanted any more."""
+    async def _revive(self, machine_id: str, what: str) -> None:
+        if not await self._start_again(machine_id, what):
+            return
+        self._starts[machine_id] += 1
+        start = self._starts[machine_id]
+        await asyncio.sleep(JOIN_LIMIT_S)
+        if self._starts[machine_id] == start and not self._is_connected(machine_id):
+            log.error("worker %s has not joined in %g s and is killed", machine_id, JOIN_LIMIT_S)
+            self._launcher.kill(machine_id)
+
+    async def _start_again(self, machine_id: str, what: str) -> bool:
+        """Until it works, for the host may be out of processes or memory, too; False where it is
+        not wanted any more."""
         while not self._is_out_of_service(machine_id):
             delay_s = self._delays[machine_id].next_s(time.monotonic())
             log.error("worker %s %s; it is started again in %g s", machine_id, what, delay_s)
@@ -51,13 +72,15 @@ class Supervisor:
             if self._is_out_of_service(machine_id):
                 break
             try:
-                return await self._launcher.start([self._specs[machine_id]])
+                await self._launcher.start([self._specs[machine_id]])
+                return True
             except (OSError, subprocess.SubprocessError) as error:
                 what = f"could not be started ({error})"
             except Exception as error:  # a bug in one start must not end the watch over all others
                 log.exception("starting worker %s failed", machine_id)
                 what = f"could not be started ({type(error).__name__}: {error})"
         log.info("worker %s was drained and %s", machine_id, what)
+        return False
 
 
 class RestartDelay:
