@@ -103,3 +103,25 @@ async def test_its_tokenizer_takes_any_text_and_says_words() -> None:
         assert codec.render_chat([{"role": "user", "content": "Hi"}]).endswith("assistant\n")
     finally:
         codec.close()
+
+
+def test_prompts_that_are_alike_take_the_time_of_one() -> None:
+    engine = NullEngine(null_model(), cache_memory_bytes=1 << 20, prompt_token_s=0.001)
+    requests = [
+        engine_driver.Request(list(range(4, 104)), 20, SamplingParams(seed=seed))
+        for seed in range(20)
+    ]
+    engine_driver.scatter_blocks(engine, requests)
+    works = [request.work() for request in requests]
+    for work in works[1:]:
+        work.like = 0
+    assert engine._lasts_s(works) == pytest.approx(0.1)
+    for request, first in zip(requests, engine.step(works), strict=True):
+        assert first is not None
+        assert [first.token] == continuation(request.prompt, 1, request.sampling, WORDS)
+        request.done_tokens = 100
+        request.samples.append(first)
+        (second,) = engine.step([request.work()])
+        assert second is not None
+        assert second.token == continuation(request.prompt, 2, request.sampling, WORDS)[1]
+    engine.close()

@@ -233,3 +233,38 @@ def test_random_weights_are_the_same_everywhere(tmp_path: Path) -> None:
         engine.close()
     assert outputs[0] == outputs[1]
     assert len(set(outputs[0])) > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_are_alike_have_caches_of_their_own(tiny_model: MakeTiny, kind: str) -> None:
+    """Computed once, beside other prompts and decodes, and decoded apart from each other."""
+    folder = tiny_model(kind)
+    rng = random.Random(4)
+    prompt, other = random_prompt(rng, 37), random_prompt(rng, 11)
+    prompts = [random_prompt(rng, 3), prompt, other, prompt, other, prompt]
+    requests = [Request(each, 8) for each in prompts]
+    engine = TorchEngine(folder, CACHE_BYTES)
+    scatter_blocks(engine, requests)
+    first, *rest = requests
+
+    def step(together: list[Request], likes: list[int | None]) -> None:
+        works = [request.work() for request in together]
+        for work, like in zip(works, likes, strict=True):
+            work.like = like
+        for request, work, sample in zip(together, works, engine.step(works), strict=True):
+            assert sample is not None
+            request.done_tokens += len(work.tokens)
+            request.samples.append(sample)
+
+    step([first], [None])
+    step([first, *rest], [None, None, None, 1, 2, 1])
+    for request in rest:  # one after another: nobody's cache is written by another
+        while not request.finished:
+            step([request], [None])
+    engine.close()
+    model = reference_model(folder)
+    for request in rest:
+        if 0 not in request.output:
+            assert request.output == generate(model, request.prompt, 8)
+    assert rest[0].output == rest[2].output == rest[4].output
+    assert rest[1].output == rest[3].output

@@ -47,6 +47,9 @@ class Work:
     included); its first ``prompt_tokens`` entries are the prompt. Penalties read it, and its
     length decides how a text is rotated where that depends on it.
     ``sample`` False skips the output head (a prompt chunk that is not the last).
+    ``like`` is the place in the iteration's work of an entry that is no such copy itself and has
+    the same ``tokens`` at ``start`` 0: they are computed there, and their keys and values go
+    into this entry's blocks, too. Its own are its blocks and its draw.
     """
 
     tokens: Sequence[int]
@@ -56,6 +59,7 @@ class Work:
     history: Sequence[int]
     prompt_tokens: int
     sample: bool = True
+    like: int | None = None
 
 
 class Engine(ABC):

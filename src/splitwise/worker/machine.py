@@ -6,7 +6,7 @@ The life of a task here (states: ``TaskState``):
    ``_start_prompts``): QUEUED.
 2. ``_start_prompts`` gives it blocks and a place in the next iteration: PROMPT. A task with a
    target begins its transfer, layer by layer as the iteration goes on, or in one piece after the
-   last layer.
+   last layer. Prompts that are ``alike`` are computed once.
 3. The iteration gives its first token, which goes out at once. With a target it is SENDING until
    the transfer says ``Sent``; without one it joins ``_running``: RUNNING.
 4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
@@ -29,7 +29,7 @@ from itertools import islice
 
 import msgspec
 
-from splitwise.engine.base import Engine, LayerCallback, Work
+from splitwise.engine.base import Engine, LayerCallback
 from splitwise.engine.blocks import BlockPool
 from splitwise.engine.sampling import Sample
 from splitwise.protocol.messages import (
@@ -57,7 +57,7 @@ from splitwise.transfer import (
     Sent,
 )
 from splitwise.worker.runner import Command
-from splitwise.worker.task import Task, TaskState
+from splitwise.worker.task import Task, TaskState, alike
 from splitwise.worker.trial import EngineFailed, try_engine
 
 log = logging.getLogger(__name__)
@@ -348,10 +348,9 @@ class Machine:
             return []
         head = list(islice(self._prompts, limits.batch_requests))
         head = head[: isolation.count_company([task.spec.alone for task in head])]
-        lengths = [len(task.history) for task in head]
-        needed = [self._engine.layout.blocks_for(tokens) for tokens in lengths]
+        needed = [self._engine.layout.blocks_for(len(task.history)) for task in head]
         count = batching.count_prompts(
-            lengths,
+            _computed_tokens(head),
             needed,
             self._pool.free_count - len(self._running),
             aged,
@@ -390,7 +389,7 @@ class Machine:
         one before are preempted for this iteration."""
         places = batching.decode_places(
             len(prompts),
-            sum(len(task.history) for task in prompts),
+            sum(_computed_tokens(prompts)),
             self._limits.batch_requests,
             self._limits.prompt_batch_tokens,
         )
@@ -404,7 +403,7 @@ class Machine:
         return seated
 
     def _step(self, prompts: Sequence[Task], decodes: Sequence[Task]) -> list[Sample]:
-        works: list[Work] = [task.prompt_work() for task in prompts]
+        works = [task.prompt_work(like) for task, like in zip(prompts, alike(prompts), strict=True)]
         works += [task.token_work() for task in decodes]
         on_layer = self._layer_callback([*prompts, *decodes]) if prompts else None
         try:
@@ -499,3 +498,11 @@ class Machine:
             if self._is_here(task):
                 self._emit(TaskFailed(task.id, reason, in_transfer=False, in_company=in_company))
                 self._cancel(task.id)
+
+
+def _computed_tokens(prompts: Sequence[Task]) -> list[int]:
+    """The tokens of each prompt that an iteration computes: none of one that another is like."""
+    return [
+        len(task.history) if like is None else 0
+        for task, like in zip(prompts, alike(prompts), strict=True)
+    ]

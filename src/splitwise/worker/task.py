@@ -1,7 +1,9 @@
 """A task on a machine: one attempt at a request, in one or both of its phases."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import cached_property
 
 from splitwise.engine.base import Work
 from splitwise.protocol.generation import FinishReason
@@ -68,9 +70,14 @@ class Task:
         """Prompt and output so far."""
         return self.spec.history
 
-    def prompt_work(self) -> Work:
-        """The whole history in one pass."""
-        return self._work(self.history, start=0)
+    @cached_property
+    def prompt_key(self) -> int:
+        """The same for prompts of the same tokens; to be asked for before any is added."""
+        return hash(tuple(self.history))
+
+    def prompt_work(self, like: int | None = None) -> Work:
+        """The whole history in one pass, or with that of an entry ``like`` it."""
+        return replace(self._work(self.history, start=0), like=like)
 
     def token_work(self) -> Work:
         """The newest token, whose keys and values are not in the cache yet."""
@@ -94,3 +101,14 @@ class Task:
             history=self.history,
             prompt_tokens=self.spec.prompt_tokens,
         )
+
+
+def alike(tasks: Sequence[Task]) -> list[int | None]:
+    """For each prompt the place of the first one before it that has the same tokens, as those have
+    that are answered several times (``n``); None where there is none."""
+    first: dict[int, int] = {}
+    places = [first.setdefault(task.prompt_key, place) for place, task in enumerate(tasks)]
+    return [
+        like if like < place and tasks[like].history == tasks[place].history else None
+        for place, like in enumerate(places)
+    ]

@@ -94,7 +94,8 @@ class NullEngine(Engine):
     def _lasts_s(self, work: Sequence[Work]) -> float:
         if all(map(_is_decode, work)):
             return self._iteration_s
-        return sum(len(entry.tokens) for entry in work) * self._prompt_token_s
+        computed = sum(len(entry.tokens) for entry in work if entry.like is None)
+        return computed * self._prompt_token_s
 
     def _sample(self, work: Sequence[Work]) -> list[Sample | None]:
         wanting = [entry for entry in work if entry.sample]

@@ -35,6 +35,8 @@ def attend(
     heads; the result has the shape of ``query``.
     """
     batch.cache.write(layer, batch.cache_rows, key, value)
+    if (copies := batch.copies) is not None:
+        batch.cache.write(layer, copies.cache_rows, key[copies.rows], value[copies.rows])
     if batch.on_layer is not None:
         batch.on_layer(layer)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)

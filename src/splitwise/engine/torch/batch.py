@@ -35,6 +35,15 @@ class Decodes:
 
 
 @dataclass
+class Copies:
+    """Prompts that are computed with another (``Work.like``)."""
+
+    rows: torch.Tensor
+    """The other's tokens among all tokens of the iteration, for one copy after the other."""
+    cache_rows: tuple[torch.Tensor, ...]
+
+
+@dataclass
 class Batch:
     """All tokens of an iteration in one row: decodes first, then the pieces, without padding."""
 
@@ -47,6 +56,7 @@ class Batch:
     """Which entries of the work ``sample_rows`` belong to, in that order."""
     cache: PagedCache
     cache_rows: tuple[torch.Tensor, ...]
+    copies: Copies | None
     decodes: Decodes
     pieces: list[Piece]
     on_layer: LayerCallback | None
@@ -56,7 +66,8 @@ def make_batch(
     work: Sequence[Work], cache: PagedCache, device: torch.device, on_layer: LayerCallback | None
 ) -> Batch:
     """Lay ``work`` out on ``device``."""
-    order = sorted(range(len(work)), key=lambda i: len(work[i].tokens) > 1)
+    order = [i for i, entry in enumerate(work) if entry.like is None]
+    order.sort(key=lambda i: len(work[i].tokens) > 1)
     entries = [work[i] for i in order]
     ends = np.cumsum([len(entry.tokens) for entry in entries]).tolist()
     positions = [np.arange(e.start, e.start + len(e.tokens)) for e in entries]
@@ -66,7 +77,9 @@ def make_batch(
     ]
     position_row = torch.from_numpy(np.concatenate(positions)).to(device)
     block_row = torch.from_numpy(np.concatenate(blocks)).to(device)
-    sampling = [(i, end - 1) for i, end in zip(order, ends, strict=True) if work[i].sample]
+    end_of = dict(zip(order, ends, strict=True))
+    copied = [i for i, entry in enumerate(work) if entry.like is not None]
+    sampling = [(i, end_of[_computed_at(work, i)] - 1) for i in order + copied if work[i].sample]
     return Batch(
         tokens=torch.tensor([[token for e in entries for token in e.tokens]], device=device),
         positions=position_row[None],
@@ -75,6 +88,7 @@ def make_batch(
         sampled=[i for i, _ in sampling],
         cache=cache,
         cache_rows=cache.rows(block_row, position_row),
+        copies=_copies([work[i] for i in copied], end_of, cache, device),
         decodes=_decodes([e for e in entries if len(e.tokens) == 1], cache, device),
         pieces=[
             _piece(entry, slice(end - len(entry.tokens), end), cache, device)
@@ -83,6 +97,32 @@ def make_batch(
         ],
         on_layer=on_layer,
     )
+
+
+def _computed_at(work: Sequence[Work], place: int) -> int:
+    like = work[place].like
+    return place if like is None else like
+
+
+def _copies(
+    copied: Sequence[Work], end_of: dict[int, int], cache: PagedCache, device: torch.device
+) -> Copies | None:
+    if not copied:
+        return None
+    positions = [np.arange(len(entry.tokens)) for entry in copied]
+    rows = [
+        at + end_of[entry.like] - len(at)
+        for entry, at in zip(copied, positions, strict=True)
+        if entry.like is not None
+    ]
+    blocks = [
+        np.asarray(entry.blocks)[at // cache.layout.block_tokens]
+        for entry, at in zip(copied, positions, strict=True)
+    ]
+    position_row, block_row, row = (
+        torch.from_numpy(np.concatenate(part)).to(device) for part in (positions, blocks, rows)
+    )
+    return Copies(row, cache.rows(block_row, position_row))
 
 
 def _piece(entry: Work, rows: slice, cache: PagedCache, device: torch.device) -> Piece:
