@@ -97,7 +97,7 @@ class MockMachine:
     async def run(self, info: ModelInfo) -> None:
         name = self._pool.name
         address = ReceiverAddress(name, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
-        layout = CacheLayout(2, 1 << 22, 16, 128)
+        layout = CacheLayout.flat(2, 1 << 22, 16, 128)
         machine = Register(name, self._pool, info, layout, address)
         assert isinstance(await register(self._wire, KEY, machine), Welcome)
         beat = asyncio.create_task(self._beat())

@@ -54,7 +54,7 @@ class SilentLink:
     def __init__(self, number: int, pool: Pool) -> None:
         name = f"m{number}"
         address = ReceiverAddress(name, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
-        self.register = Register(name, pool, _MODEL, CacheLayout(2, 4096, 16, 128), address)
+        self.register = Register(name, pool, _MODEL, CacheLayout.flat(2, 4096, 16, 128), address)
 
     def send(self, message: msgspec.Struct) -> None:
         pass

@@ -35,7 +35,7 @@ from splitwise.transfer import (
     TransferStats,
 )
 
-LAYOUT = CacheLayout(layers=30, blocks=256, block_tokens=16, block_bytes=24_576)
+LAYOUT = CacheLayout.flat(layers=30, blocks=256, block_tokens=16, block_bytes=24_576)
 KEY = "benchmark"
 LONG_TOKENS = 1504
 SHORT_TOKENS = 64
@@ -243,7 +243,7 @@ def table(results: list[Result], memcpy: float, plain_socket: float) -> Table:
         made.add_column(heading, justify="left" if heading in ("transport", "case") else "right")
     for result in results:
         case = result.case
-        megabytes = LAYOUT.blocks_for(case.tokens) * LAYOUT.block_bytes * LAYOUT.layers / 1e6
+        megabytes = LAYOUT.blocks_for(case.tokens) * LAYOUT.block_bytes(0) * LAYOUT.layers / 1e6
         made.add_row(
             case.transport,
             case.name,
@@ -266,7 +266,7 @@ def main() -> None:
 
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[0]})
-    long_bytes = LAYOUT.blocks_for(LONG_TOKENS) * LAYOUT.block_bytes * LAYOUT.layers
+    long_bytes = LAYOUT.blocks_for(LONG_TOKENS) * LAYOUT.block_bytes(0) * LAYOUT.layers
     memcpy = memcpy_gigabytes_a_second(long_bytes, args.repeats)
     plain_socket = socket_gigabytes_a_second(long_bytes, args.repeats, cores[-1])
 

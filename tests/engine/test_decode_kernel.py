@@ -15,13 +15,13 @@ CPU = torch.device("cpu")
 def by_hand(query: torch.Tensor, cache: PagedCache, decodes: Decodes, scale: float) -> torch.Tensor:
     """Float64, one request and one head at a time."""
     out = torch.empty(query.shape, dtype=torch.float64)
-    group = query.shape[1] // cache.chunks[1].shape[3]
+    group = query.shape[1] // cache.chunks[1].shape[1]
     for s, length in enumerate(decodes.lengths.tolist()):
         chunks = cache.chunks[1][decodes.tables[s].long()].double()
-        keys, values = (chunks[:, x].flatten(0, 1)[:length] for x in (0, 1))
         for h in range(query.shape[1]):
-            scores = keys[:, h // group] @ query[s, h].double() * scale
-            out[s, h] = torch.softmax(scores, 0) @ values[:, h // group]
+            keys, values = (chunks[:, h // group, x].flatten(0, 1)[:length] for x in (0, 1))
+            scores = keys @ query[s, h].double() * scale
+            out[s, h] = torch.softmax(scores, 0) @ values
     return out
 
 
@@ -55,7 +55,7 @@ def test_equals_attention_by_hand(
     for table, length in zip(tables.tolist(), lengths, strict=True):
         if length % block_tokens:
             chunk = cache.chunks[1][table[length // block_tokens]]
-            chunk[:, length % block_tokens :] = torch.nan
+            chunk[:, :, length % block_tokens :] = torch.nan
     query = torch.randn(len(lengths), kv_heads * group, head_dim) * 3
     scale = head_dim**-0.5
     if attention is decode_by_gather:

@@ -161,14 +161,38 @@ def test_a_layer_is_complete_when_reported(tiny_model: MakeTiny) -> None:
 
     def blocks_of(layer: int) -> list[bytes]:
         layout = engine.layout
-        starts = [layout.offset_bytes(layer, block) for block in request.blocks[:3]]
-        return [bytes(memory[s : s + layout.block_bytes]) for s in starts]
+        [plane] = layout.planes(layer)
+        starts = [plane.offset_bytes + b * plane.stride_bytes for b in request.blocks[:3]]
+        return [bytes(memory[s : s + layout.block_bytes(layer)]) for s in starts]
 
     engine.step([request.work()], lambda layer: seen.append((layer, blocks_of(layer))))
     assert [layer for layer, _ in seen] == list(range(engine.layout.layers))
     for layer, content in seen:
         assert content == blocks_of(layer)
         assert all(any(block) for block in content)
+    engine.close()
+
+
+def test_the_heads_of_a_rank_are_one_piece_of_a_block(tiny_model: MakeTiny) -> None:
+    """As ``of_rank`` says: what lies there is that head's keys, then its values, and no more."""
+    engine = TorchEngine(tiny_model("llama"), CACHE_BYTES)
+    request = Request(random_prompt(random.Random(4), 20), 1)
+    scatter_blocks(engine, [request])
+    engine.step([request.work()])
+    heads, layout = engine.model.kv_heads, engine.layout
+    assert layout.all_heads == heads > 1
+    cache = torch.frombuffer(engine.memory.buffer, dtype=torch.float32)  # type: ignore[attr-defined]
+    keys, values = engine._cache.gather(1, torch.tensor([request.blocks[:2]]))
+    numbers = layout.block_bytes(1) // 4
+    start = (layout.planes(1)[0].offset_bytes // 4) + request.blocks[0] * numbers
+    each = numbers // heads
+    for head in range(heads):
+        piece = cache[start + head * each : start + (head + 1) * each]
+        first = torch.cat(
+            [keys[0, head, : layout.block_tokens], values[0, head, : layout.block_tokens]]
+        )
+        torch.testing.assert_close(piece, first.flatten(), rtol=0, atol=0)
+        assert piece.any()
     engine.close()
 
 
@@ -191,8 +215,9 @@ def test_blocks_moved_to_another_engine_continue_the_text(tiny_model: MakeTiny) 
     target = token_machine.layout
     for layer in range(source.layers):
         for old, new in zip(source_blocks, split.blocks, strict=True):
-            a, b = source.offset_bytes(layer, old), target.offset_bytes(layer, new)
-            n = source.block_bytes
+            n = source.block_bytes(layer)
+            a = source.planes(layer)[0].offset_bytes + old * n
+            b = target.planes(layer)[0].offset_bytes + new * n
             token_machine.memory.buffer[b : b + n] = prompt_machine.memory.buffer[a : a + n]  # type: ignore[attr-defined]
     while not split.finished:
         work = split.work()

@@ -40,7 +40,7 @@ from splitwise.transfer.frames import (
 from splitwise.transfer.handshake import introduce
 from splitwise.transfer.transports.tcp import PIECE
 
-LAYOUT = CacheLayout(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
+LAYOUT = CacheLayout.flat(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
 LENGTH = struct.Struct("!I")
 ITS_BLOCKS, HONEST_BLOCKS = [3, 4], [31, 30]
 GROWTH_MIB = 24

@@ -28,7 +28,7 @@ from splitwise.transfer import (
     Sent,
 )
 
-LAYOUT = CacheLayout(layers=8, blocks=64, block_tokens=16, block_bytes=65_536)
+LAYOUT = CacheLayout.flat(layers=8, blocks=64, block_tokens=16, block_bytes=65_536)
 MARK = 0xA5
 
 

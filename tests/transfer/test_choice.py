@@ -24,6 +24,7 @@ def sender(device: str = "cpu", nixl: bool = False, rdma: bool = False) -> OwnEn
     return OwnEnd(device, "here", offered(device, nixl), rdma)
 
 
+SHARED_ALONE = msgspec.structs.replace(receiver("there"), transports=("shared_memory",))
 TCP_ALONE = msgspec.structs.replace(receiver(), transports=("tcp",))
 
 
@@ -35,6 +36,11 @@ TCP_ALONE = msgspec.structs.replace(receiver(), transports=("tcp",))
         (receiver("there"), sender(), None, "tcp"),
         (TCP_ALONE, sender(), None, "tcp"),
         (receiver(device="cuda:0"), sender("cuda:1"), None, "cuda_ipc"),
+        # Of a device and of host memory, in one host or two: by way of host memory.
+        (receiver(), sender("cuda:0"), None, "tcp"),
+        (receiver(device="cuda:0"), sender(), None, "tcp"),
+        (receiver("there", "cuda:0"), sender("cuda:0"), None, "tcp"),
+        (receiver(nixl=True, rdma=True), sender("cuda:0", True, True), None, "tcp"),
         (receiver(nixl=True), sender(nixl=True), "nixl", "nixl"),
         (receiver("there", nixl=True), sender(nixl=True), "nixl", "nixl"),
         (receiver("there", nixl=True, rdma=True), sender(nixl=True, rdma=True), "tcp", "tcp"),
@@ -43,7 +49,7 @@ TCP_ALONE = msgspec.structs.replace(receiver(), transports=("tcp",))
 def test_the_best_that_both_can_do(
     address: ReceiverAddress, own: OwnEnd, forced: str | None, expected: str
 ) -> None:
-    name, reason = choose(address, own, forced)
+    [name, *_], reason = choose(address, own, forced)
     assert name == expected
     assert reason
 
@@ -58,20 +64,16 @@ def test_nixl_is_taken_where_both_have_it_and_rdma(
     ours: tuple[bool, bool], theirs: tuple[bool, bool]
 ) -> None:
     both = all(ours) and all(theirs)
-    name, reason = choose(receiver("there", "cpu", *theirs), sender("cpu", *ours), None)
+    [name, *_], reason = choose(receiver("there", "cpu", *theirs), sender("cpu", *ours), None)
     assert name == ("nixl" if both else "tcp")
     assert ("not nixl" in reason) == (not both)
     # Within a host it never is: there the memory itself can be handed over.
-    assert choose(receiver("here", "cpu", *theirs), sender("cpu", *ours), None) == (
-        "shared_memory",
-        "same host, caches on cpu and cpu",
-    )
+    [name, *_], reason = choose(receiver("here", "cpu", *theirs), sender("cpu", *ours), None)
+    assert (name, reason) == ("shared_memory", "same host, caches on cpu and cpu")
     address, own = receiver("there", "cuda:0", *theirs), sender("cuda:0", *ours)
-    if both:
-        assert choose(address, own, None)[0] == "nixl"
-        return
-    with pytest.raises(LinkError, match="different hosts, caches on cuda:0 and cuda:0; not nixl"):
-        choose(address, own, None)
+    names, reason = choose(address, own, None)
+    assert names == (["nixl", "tcp"] if both else ["tcp"])
+    assert reason.startswith("different hosts, caches on cuda:0 and cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -94,9 +96,9 @@ def test_why_it_is_not_nixl(
     ("address", "own", "forced", "message"),
     [
         (receiver("there"), sender(), "shared_memory", "different hosts"),
-        (receiver(), sender("cuda:0"), None, "caches on cuda:0 and cpu"),
-        (receiver(nixl=True, rdma=True), sender("cuda:0", True, True), None, "cuda:0 and cpu"),
-        (receiver("there", "cuda:0"), sender("cuda:0"), None, "different hosts"),
+        (receiver(nixl=True, rdma=True), sender("cuda:0", True, True), "nixl", "cuda:0 and cpu"),
+        (receiver("there", "cuda:0"), sender("cuda:0"), "cuda_ipc", "different hosts"),
+        (SHARED_ALONE, sender(), None, "it offers"),
         (receiver("there"), sender(nixl=True, rdma=True), "nixl", "'nixl' cannot reach token"),
     ],
 )

@@ -11,7 +11,7 @@ from transfer_machines import KEY, NEEDS_NIXL, WAIT_S
 
 from splitwise.transfer import Arrived, CacheLayout, KVReceiver, KVSender, ReceiverAddress, Sent
 
-LAYOUT = CacheLayout(layers=8, blocks=64, block_tokens=16, block_bytes=32_768)
+LAYOUT = CacheLayout.flat(layers=8, blocks=64, block_tokens=16, block_bytes=32_768)
 SOURCE, TARGET = [3, 4, 5, 20, 9], [10, 11, 12, 40, 1]
 
 

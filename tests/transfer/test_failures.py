@@ -20,7 +20,7 @@ from transfer_machines import (
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, Sent
 from splitwise.transfer.address import ReceiverAddress, host_identity
 
-LAYOUT = CacheLayout(layers=6, blocks=32, block_tokens=16, block_bytes=65_536)
+LAYOUT = CacheLayout.flat(layers=6, blocks=32, block_tokens=16, block_bytes=65_536)
 SHORT = Deadlines(connect_s=0.3, idle_s=0.3)
 
 
@@ -74,7 +74,7 @@ def test_killed_receiver_fails_transfers_at_the_sender(transport: str) -> None:
 
 
 def test_a_receiver_that_stops_taking_data_fails_the_transfer() -> None:
-    large = CacheLayout(layers=12, blocks=16, block_tokens=16, block_bytes=2**20)
+    large = CacheLayout.flat(layers=12, blocks=16, block_tokens=16, block_bytes=2**20)
     token = RemoteMachine(Settings("token", large, 2))
     with machines(
         Settings("prompt", large, 1, transport="tcp", deadlines=Deadlines(write_s=0.3))

@@ -11,7 +11,7 @@ from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, machines,
 
 from splitwise.transfer import Arrived, CacheLayout, HostMemory, KVReceiver, KVSender, Sent
 
-LAYOUT = CacheLayout(layers=2, blocks=8, block_tokens=16, block_bytes=4096)
+LAYOUT = CacheLayout.flat(layers=2, blocks=8, block_tokens=16, block_bytes=4096)
 
 
 def _holdings() -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ import pytest
 from shared_names import no_shared_name_left
 
 from splitwise.transfer import CacheLayout, HostMemory
+from splitwise.transfer.layout import Plane
 
 
 def test_a_second_map_of_the_descriptor_is_the_same_memory() -> None:
@@ -67,7 +68,7 @@ def test_memory_of_another_size_or_unsealed_is_refused_and_closed() -> None:
 def test_a_killed_owner_leaves_no_name_behind() -> None:
     code = (
         "import os, signal; from splitwise.transfer import *;"
-        "layout = CacheLayout(2, 4, 16, 4096); memory = HostMemory(layout.total_bytes);"
+        "layout = CacheLayout.flat(2, 4, 16, 4096); memory = HostMemory(layout.total_bytes);"
         "receiver = KVReceiver(memory, layout, 'm', 'key', print);"
         "print(receiver.address.unix_name, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -82,9 +83,9 @@ def test_a_killed_owner_leaves_no_name_behind() -> None:
 
 
 def test_layout_checks_block_tables() -> None:
-    layout = CacheLayout(layers=2, blocks=4, block_tokens=16, block_bytes=10)
+    layout = CacheLayout.flat(layers=2, blocks=4, block_tokens=16, block_bytes=10)
     layout.check_blocks([3, 0])
-    assert layout.offset_bytes(1, 3) == 1 * 40 + 3 * 10
+    assert layout.planes(1) == [Plane(0, offset_bytes=40, stride_bytes=10, head_bytes=10)]
     for blocks, message in [([], "empty"), ([4], "cache of 4"), ([-1], "cache of 4")]:
         with pytest.raises(ValueError, match=message):
             layout.check_blocks(blocks)

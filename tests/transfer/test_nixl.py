@@ -21,19 +21,28 @@ from transfer_machines import (
 )
 
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, HostMemory, Released
-from splitwise.transfer import receiver as receiver_module
+from splitwise.transfer import windows as windows_module
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.frames import Window
-from splitwise.transfer.transports.nixl import NixlTransport, OpenWindow
+from splitwise.transfer.host_blocks import HostBlocks
+from splitwise.transfer.pairing import LayoutPair
+from splitwise.transfer.transports.nixl import Agent, NixlTransport, OpenWindow
 
 pytestmark = NEEDS_NIXL
 
-LARGE = CacheLayout(layers=4, blocks=64, block_tokens=16, block_bytes=2**20)
+LARGE = CacheLayout.flat(layers=4, blocks=64, block_tokens=16, block_bytes=2**20)
 """Too large a layer to pass in one poll."""
-SMALL = CacheLayout(layers=2, blocks=4, block_tokens=16, block_bytes=1024)
+SMALL = CacheLayout.flat(layers=2, blocks=4, block_tokens=16, block_bytes=1024)
 MARK = 0xA5
 STRAY_S = 0.5
 """Time in which what is still on its way would have come."""
+
+
+def transport_of(
+    memory: HostMemory, layout: CacheLayout, window: Window, put_s: float
+) -> NixlTransport:
+    blocks = HostBlocks(memory, layout, LayoutPair(layout, layout).at_source)
+    return NixlTransport(Agent(memory, layout), blocks, layout, window, layout, put_s)
 
 
 def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
@@ -42,7 +51,7 @@ def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
     np.frombuffer(memory.buffer, np.uint8)[:] = 7
 
     async def write() -> str:
-        transport = NixlTransport(memory, LARGE, calls.recv(), LARGE, put_s=WAIT_S)
+        transport = transport_of(memory, LARGE, calls.recv(), put_s=WAIT_S)
         every = range(LARGE.blocks)
         try:
             await transport.lane(0, every, every).put(0, None, lambda _: True)
@@ -50,6 +59,7 @@ def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
             return str(error)
         finally:
             transport.close()
+            transport.agent.close()
         return "done"
 
     calls.send(asyncio.run(write()))
@@ -57,7 +67,8 @@ def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
 
 async def close_in_mid_write(window: OpenWindow, layer: np.ndarray) -> None:  # type: ignore[type-arg]
     """Polls to the end, as if other transfers were granted, but closes once some bytes are in."""
-    polls = asyncio.create_task(window.poll([object()]))
+    window.granted = 1
+    polls = asyncio.create_task(window.poll())
     async with asyncio.timeout(WAIT_S):
         while not layer.any():
             await asyncio.sleep(0)
@@ -75,7 +86,7 @@ def test_a_closed_window_lets_nothing_in() -> None:
     child.start()
     memory = HostMemory(LARGE.total_bytes)
     window = OpenWindow(memory, LARGE)
-    layer = np.frombuffer(memory.buffer, np.uint8)[: LARGE.layer_bytes]
+    layer = np.frombuffer(memory.buffer, np.uint8)[: LARGE.blocks * LARGE.block_bytes(0)]
     ours.send(window.message)
     asyncio.run(close_in_mid_write(window, layer))
     assert (layer == MARK).all()
@@ -102,7 +113,7 @@ def put_under_way(prompt: RemoteMachine, token: LocalMachine) -> list[bool]:
     assert window is not None
 
     def on_event(event: object) -> None:
-        closed.append(window._agent is None)
+        closed.append(not window.is_open)
         token.cache[:] = MARK
 
     token.first = on_event
@@ -179,12 +190,12 @@ def test_nobody_polls_once_nothing_is_granted() -> None:
         (over,) = token.receiver._links.values()
         window = over.window
         assert window is not None
-        eventually(lambda: not window._polling)
+        eventually(lambda: not window._is_polling)
 
 
 def test_no_window_is_opened_for_one_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
-    monkeypatch.setattr(receiver_module, "OpenWindow", lambda *args: opened.append(args))
+    monkeypatch.setattr(windows_module, "OpenWindow", lambda *args: opened.append(args))
     with machines(
         Settings("prompt", SMALL, 1, key="other", transport="nixl"), Settings("token", SMALL, 2)
     ) as (prompt, token):
@@ -200,7 +211,7 @@ def test_a_window_that_does_not_open_is_refused_with_the_reason(
     def broken(*_: object) -> OpenWindow:
         raise LinkError("NIXL cannot register the cache: no")
 
-    monkeypatch.setattr(receiver_module, "OpenWindow", broken)
+    monkeypatch.setattr(windows_module, "OpenWindow", broken)
     with machines(Settings("prompt", SMALL, 1, transport="nixl"), Settings("token", SMALL, 2)) as (
         prompt,
         token,
@@ -216,22 +227,19 @@ def test_metadata_that_is_none_costs_the_link_alone() -> None:
     with HostMemory(SMALL.total_bytes) as memory:
         for metadata in (b"", b"garbage" * 40):
             with pytest.raises(LinkError, match="cannot reach the receiver's agent"):
-                NixlTransport(memory, SMALL, Window(metadata, 0, 0), SMALL, put_s=1)
+                transport_of(memory, SMALL, Window(metadata, [0], 0), put_s=1)
 
 
 def test_an_address_outside_the_window_is_not_written() -> None:
     with HostMemory(SMALL.total_bytes) as source, HostMemory(SMALL.total_bytes) as target:
         window = OpenWindow(target, SMALL)
         told = window.message
-        beside = Window(told.metadata, told.base + SMALL.total_bytes, told.device_index)
+        beside = Window(told.metadata, [told.regions[0] + SMALL.total_bytes], told.device_index)
 
         async def put() -> None:
-            transport = NixlTransport(source, SMALL, beside, SMALL, put_s=1)
-            try:
-                with pytest.raises(LinkError, match="NIXL"):
-                    await transport.lane(0, [0], [0]).put(0, None, lambda _: True)
-            finally:
-                transport.close()
+            with pytest.raises(LinkError, match="NIXL"):
+                transport = transport_of(source, SMALL, beside, put_s=1)
+                await transport.lane(0, [0], [0]).put(0, None, lambda _: True)
 
         asyncio.run(put())
         window.close()

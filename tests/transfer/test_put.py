@@ -9,10 +9,10 @@ from transfer_machines import TRANSPORTS, LocalMachine, RemoteMachine, Settings,
 from splitwise.transfer import Arrived, CacheLayout, Sent
 
 LAYOUTS = {
-    "small chunks": (CacheLayout(5, 64, 16, 96), CacheLayout(5, 40, 16, 96)),
-    "one layer": (CacheLayout(1, 20, 16, 4096), CacheLayout(1, 80, 16, 4096)),
+    "small chunks": (CacheLayout.flat(5, 64, 16, 96), CacheLayout.flat(5, 40, 16, 96)),
+    "one layer": (CacheLayout.flat(1, 20, 16, 4096), CacheLayout.flat(1, 80, 16, 4096)),
     # Fifteen chunks of this size are cut into two stripes over TCP.
-    "large chunks": (CacheLayout(4, 48, 16, 49_152), CacheLayout(4, 48, 16, 49_152)),
+    "large chunks": (CacheLayout.flat(4, 48, 16, 49_152), CacheLayout.flat(4, 48, 16, 49_152)),
 }
 
 
@@ -82,10 +82,10 @@ def test_interleaved_transfers_land_where_granted_and_nowhere_else(
         stats = arrived[name].stats
         assert stats == sent[name].stats
         assert stats.transport == transport
-        assert stats.bytes == len(source) * token.settings.layout.block_bytes * layers
+        assert stats.bytes == len(source) * token.settings.layout.block_bytes(0) * layers
         assert 0 <= stats.early_bytes <= stats.bytes
         assert stats.visible_s >= 0
-    if transport == "tcp" and token.settings.layout.block_bytes > 40_000:
+    if transport == "tcp" and token.settings.layout.block_bytes(0) > 40_000:
         assert arrived["t1"].stats.puts == 2 * layers
     assert arrived["t1"].stats.early_bytes == 0  # nothing can be put before the grant
 
@@ -93,7 +93,7 @@ def test_interleaved_transfers_land_where_granted_and_nowhere_else(
 @pytest.mark.parametrize("layers", [0, 5, 6])
 def test_layers_go_when_they_are_ready(transport: str, layers: int) -> None:
     """One by one, or all of them from the start; what is left when the prompt ends goes then."""
-    layout = CacheLayout(6, 16, 16, 1024)
+    layout = CacheLayout.flat(6, 16, 16, 1024)
     prompt = LocalMachine(Settings("prompt-0", layout, 1, transport=transport))
     token = LocalMachine(Settings("token-0", layout, 2))
     token.receiver.expect("long", "prompt-0", [4, 5, 9])
@@ -115,15 +115,15 @@ def test_layers_go_when_they_are_ready(transport: str, layers: int) -> None:
     event = token.event()
     assert isinstance(event, Arrived)
     assert event.stats.early_bytes == layers * 3 * 1024
-    # Blocks 0 to 2 go to 4, 5 and 9: two runs a layer. TCP sends this little as one piece.
-    assert event.stats.puts == 6 * (1 if transport == "tcp" else 2)
+    # Blocks 0 to 2 go to 4, 5 and 9: two runs a layer. TCP and NIXL send this little in one piece.
+    assert event.stats.puts == 6 * (2 if transport == "shared_memory" else 1)
     np.testing.assert_array_equal(token.cache[:, [4, 5, 9]], prompt.cache[:, [0, 1, 2]])
     prompt.close()
     token.close()
 
 
 def test_both_ways_at_once_between_two_machines(transport: str) -> None:
-    layout = CacheLayout(3, 20, 16, 512)
+    layout = CacheLayout.flat(3, 20, 16, 512)
     left = LocalMachine(Settings("left", layout, 1, transport=transport))
     right = LocalMachine(Settings("right", layout, 2, transport=transport))
     left_content, right_content = content(left.settings), content(right.settings)

@@ -30,7 +30,7 @@ from splitwise.transfer.frames import (
 from splitwise.transfer.handshake import introduce
 from splitwise.transfer.transports.tcp import PIECE
 
-LAYOUT = CacheLayout(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
+LAYOUT = CacheLayout.flat(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -68,7 +68,11 @@ def test_another_cluster_key(token: LocalMachine, transport: str) -> None:
 
 @pytest.mark.parametrize(
     "layout",
-    [CacheLayout(5, 32, 16, 1024), CacheLayout(4, 32, 32, 1024), CacheLayout(4, 32, 16, 2048)],
+    [
+        CacheLayout.flat(5, 32, 16, 1024),
+        CacheLayout.flat(4, 32, 32, 1024),
+        CacheLayout.flat(4, 32, 16, 2048),
+    ],
 )
 def test_another_layout(token: LocalMachine, transport: str, layout: CacheLayout) -> None:
     reason = refusal(Settings("prompt", layout, 1, transport=transport), token)

@@ -13,8 +13,8 @@ from splitwise.transfer.outgoing import Outgoing
 
 PATIENCE_S = 0.5
 IMPATIENT = Deadlines(write_s=PATIENCE_S, answer_s=PATIENCE_S, stop_s=PATIENCE_S, idle_s=PATIENCE_S)
-SMALL = CacheLayout(layers=4, blocks=8, block_tokens=16, block_bytes=65_536)
-LARGE = CacheLayout(layers=4, blocks=64, block_tokens=16, block_bytes=65_536)
+SMALL = CacheLayout.flat(layers=4, blocks=8, block_tokens=16, block_bytes=65_536)
+LARGE = CacheLayout.flat(layers=4, blocks=64, block_tokens=16, block_bytes=65_536)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_verifying_takes_its_time_and_hinders_nobody(monkeypatch: pytest.MonkeyP
 
 def test_a_stop_need_not_wait_for_a_whole_layer() -> None:
     """Over a link on which one layer takes many times as long as a stop may."""
-    layout = CacheLayout(layers=1, blocks=512, block_tokens=16, block_bytes=65_536)
+    layout = CacheLayout.flat(layers=1, blocks=512, block_tokens=16, block_bytes=65_536)
     with machines(
         Settings("prompt", layout, 1, transport="tcp", deadlines=IMPATIENT),
         Settings("token", layout, 2, deadlines=IMPATIENT),

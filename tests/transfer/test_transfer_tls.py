@@ -17,7 +17,7 @@ from splitwise.protocol.handshake.tls import ClusterTls, TlsFiles
 from splitwise.transfer import Arrived, CacheLayout, Failed, ReceiverAddress, Sent
 
 pytestmark = needs_openssl
-LAYOUT = CacheLayout(layers=4, blocks=64, block_tokens=16, block_bytes=64 * 1024)
+LAYOUT = CacheLayout.flat(layers=4, blocks=64, block_tokens=16, block_bytes=64 * 1024)
 BLOCKS = list(range(40))
 """Of several stripes a layer, each longer than what TLS takes in one call."""
 

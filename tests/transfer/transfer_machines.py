@@ -61,7 +61,7 @@ class Settings:
 def content(settings: Settings) -> npt.NDArray[np.uint8]:
     """What the machine's cache holds at first: (layers, blocks, block_bytes)."""
     layout = settings.layout
-    shape = (layout.layers, layout.blocks, layout.block_bytes)
+    shape = (layout.layers, layout.blocks, layout.block_bytes(0))
     return np.random.default_rng(settings.seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -73,7 +73,7 @@ class LocalMachine:
         self.settings = settings
         self.memory = HostMemory(layout.total_bytes)
         self.cache = np.frombuffer(self.memory.buffer, np.uint8).reshape(
-            layout.layers, layout.blocks, layout.block_bytes
+            layout.layers, layout.blocks, layout.block_bytes(0)
         )
         self.cache[:] = content(settings)
         self.events: queue.Queue[Event] = queue.Queue()
@@ -234,7 +234,7 @@ def warm_up(transport: str) -> None:
     """Load what a transport needs, so that no short deadline has to cover that."""
     if transport == "nixl":
         with HostMemory(4096) as memory:
-            Agent(memory, memory.nbytes).close()
+            Agent(memory, CacheLayout.flat(1, 1, 16, memory.nbytes)).close()
 
 
 def eventually(condition: Callable[[], bool]) -> None:

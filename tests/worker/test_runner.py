@@ -47,7 +47,7 @@ from splitwise.worker.runner import Command, MachineFacts, MachineRunner, Say
 from splitwise.worker.session import Session
 
 KEY = "the cluster's key"
-LAYOUT = CacheLayout(2, 64, 16, 8)
+LAYOUT = CacheLayout.flat(2, 64, 16, 8)
 WAIT_S = 20
 
 

@@ -14,7 +14,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import NotNegative, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 HEADER = struct.Struct("!HI")
 FRAME_LIMIT_BYTES = 16 * 2**20
@@ -36,22 +36,28 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Receiver, first after the handshake. ``handle`` opens a cache on a device."""
+    """Receiver, first after the handshake: it takes the sender in."""
 
     link: int
     layout: CacheLayout
-    handle: bytes = b""
+
+
+class Handles(Message, frozen=True):
+    """Receiver, first on a link over CUDA IPC: what opens each region of its cache."""
+
+    regions: list[bytes]
 
 
 class Window(Message, frozen=True):
-    """Receiver, first on a link over NIXL: how the sender's agent reaches the cache.
+    """Receiver, first on a link over NIXL and again for each new window: how the sender's agent
+    reaches the cache, for all grants that follow.
 
-    ``metadata`` is NIXL's, of an agent for this link alone. ``base`` is where the cache lies in
-    the receiver's address space, on the device ``device_index`` (0 in host memory).
+    ``metadata`` is NIXL's. ``regions`` is where each lies in the receiver's address space, on the
+    device ``device_index`` (0 in host memory).
     """
 
     metadata: bytes
-    base: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    regions: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]]
     device_index: NotNegative
 
 
@@ -120,7 +126,9 @@ class Answer(Message, frozen=True):
     error: str = ""
 
 
-AnyMessage = Welcome | Window | Refused | Grant | Revoke | Done | Progress | Stopped | Answer
+AnyMessage = (
+    Welcome | Handles | Window | Refused | Grant | Revoke | Done | Progress | Stopped | Answer
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)

@@ -18,6 +18,7 @@ from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.frames import FRAME_LIMIT_BYTES, Hello, Refused, Welcome
 from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.pairing import LayoutPair
 
 CLAIMS_LIMIT_BYTES = 64 * 2**10
 """Of a Hello, from a peer that has not yet proved itself; a layout may list many regions."""
@@ -98,9 +99,7 @@ def check_layout(mine: CacheLayout, theirs: CacheLayout) -> None:
     Raises:
         LinkError: blocks of one cache do not fit into the other.
     """
-    if mine.accepts(theirs):
-        return
-    raise LinkError(
-        f"cache layouts differ, receiver {mine}, sender {theirs}: "
-        "run the same model, dtype and block size on both machines"
-    )
+    try:
+        LayoutPair(theirs, mine)
+    except ValueError as error:
+        raise LinkError(str(error)) from error

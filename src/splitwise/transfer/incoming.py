@@ -2,15 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from splitwise.transfer.channel import Channel
+from splitwise.transfer.device_blocks import DeviceBlocks
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import ReceiverEvent, TransferStats
 from splitwise.transfer.frames import Done, Progress
-from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.host_blocks import HostBlocks
 from splitwise.transfer.link import Link
-from splitwise.transfer.runs import contiguous
+from splitwise.transfer.pairing import LayoutPair
 from splitwise.transfer.transports.nixl import OpenWindow
 
 
@@ -24,8 +27,11 @@ class SenderLink:
     one_sided: bool
     """The sender writes into our cache by itself: only its word, or its end, makes that stop."""
     window: OpenWindow | None
-    """Through this (NIXL); closing it makes that stop, too."""
+    """Through this (NIXL), which is everybody's; closing it makes that stop, too."""
     task: "asyncio.Task[None] | None"
+    pair: LayoutPair
+    blocks: HostBlocks | DeviceBlocks
+    """This end's, as they fit that sender's."""
     streams: list[Channel] = field(default_factory=list)
     transfers: "dict[int, Incoming]" = field(default_factory=dict)
     next_transfer: int = 0
@@ -66,6 +72,23 @@ class Incoming:
     """Set once it is stopped or over: nothing is written any more, and this is its event."""
     pieces: "Pieces | None" = None
     """What has arrived, where the receiver does the writing (TCP)."""
+    stores: int = 0
+    """Copies into its blocks that a device has not passed yet; it does not end before."""
+    window: OpenWindow | None = None
+    """What it was granted through (NIXL), while its sender may write."""
+    when_stored: Callable[[], None] | None = None
+
+    @contextmanager
+    def storing(self) -> Iterator[bool]:
+        """Around such a copy. Gives whether it may be made: not once the transfer is over."""
+        may_store = self.outcome is None
+        self.stores += may_store
+        try:
+            yield may_store
+        finally:
+            self.stores -= may_store
+            if not self.stores and self.when_stored is not None:
+                self.when_stored()
 
     def note_progress(self) -> None:
         self.progress_s = time.monotonic()
@@ -85,7 +108,7 @@ class Incoming:
             self.heard_bytes = moved_bytes
             self.note_progress()
 
-    def stats(self, done: Done, layout: CacheLayout) -> TransferStats:
+    def stats(self, done: Done) -> TransferStats:
         """What it cost, as seen the moment it is complete."""
         assert self.over is not None
         visible_s = done.put_s
@@ -93,7 +116,7 @@ class Incoming:
             visible_s = time.monotonic() - done.finished_s
         return TransferStats(
             transport=self.over.transport,
-            bytes=layout.layers * len(self.blocks) * layout.block_bytes,
+            bytes=len(self.blocks) * sum(self.over.pair.block_bytes),
             early_bytes=done.early_bytes,
             visible_s=visible_s,
             puts=done.puts,
@@ -103,36 +126,32 @@ class Incoming:
 class Pieces:
     """Which chunks of a transfer have come over the streams, each exactly once."""
 
-    def __init__(self, layout: CacheLayout, blocks: list[int]) -> None:
-        self._layout = layout
+    def __init__(self, layers: int, blocks: list[int]) -> None:
+        self._layers = layers
         self._blocks = blocks
-        self._seen = bytearray(layout.layers * len(blocks))
+        self._seen = bytearray(layers * len(blocks))
         self._missing = len(self._seen)
 
     @property
     def complete(self) -> bool:
         return self._missing == 0
 
-    def place(self, layer: int, first: int, count: int) -> list[tuple[int, int]]:
-        """Where ``count`` blocks of the table from its ``first`` entry go: (offset, bytes) each.
+    def place(self, layer: int, first: int, count: int) -> list[int]:
+        """The ``count`` blocks of the table from its ``first`` entry on.
 
         Raises:
             LinkError: outside what was granted, or sent before.
         """
-        if layer >= self._layout.layers or not 0 < count <= len(self._blocks) - first:
+        if layer >= self._layers or not 0 < count <= len(self._blocks) - first:
             raise LinkError(
                 f"piece of layer {layer}, entries {first} to {first + count}, for a transfer of "
-                f"{self._layout.layers} layers and {len(self._blocks)} blocks"
+                f"{self._layers} layers and {len(self._blocks)} blocks"
             )
         at = layer * len(self._blocks) + first
         if any(self._seen[at : at + count]):
             raise LinkError(f"piece of layer {layer}, entries from {first}, came twice")
         self._seen[at : at + count] = b"\1" * count
-        size = self._layout.block_bytes
-        return [
-            (self._layout.offset_bytes(layer, block), length * size)
-            for block, length in contiguous(self._blocks[first : first + count])
-        ]
+        return self._blocks[first : first + count]
 
     def landed(self, count: int) -> None:
         self._missing -= count

@@ -6,26 +6,31 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.deadlines import Deadlines
+from splitwise.transfer.device_blocks import DeviceMemory, DeviceQueue, blocks_of
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.frames import (
     FRAME_LIMIT_BYTES,
     AnyMessage,
     Grant,
+    Handles,
     Message,
     Refused,
     Welcome,
     Window,
 )
 from splitwise.transfer.handshake import check_layout, introduce
+from splitwise.transfer.host_blocks import Blocks
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link, tune
 from splitwise.transfer.memory import CacheMemory, HostMemory
+from splitwise.transfer.pairing import LayoutPair
+from splitwise.transfer.staging import as_stream_end
 from splitwise.transfer.tls_channel import check_tls, dialled_channel
 from splitwise.transfer.transports.base import Lane, Transport
 from splitwise.transfer.transports.choice import (
@@ -35,12 +40,13 @@ from splitwise.transfer.transports.choice import (
     SHARED_MEMORY,
     choose,
 )
-from splitwise.transfer.transports.cuda_ipc import CudaIpcTransport, DeviceMemory
-from splitwise.transfer.transports.nixl import NixlTransport
+from splitwise.transfer.transports.cuda_ipc import CudaIpcTransport, open_regions
+from splitwise.transfer.transports.nixl import NixlTransport, SharedAgent
 from splitwise.transfer.transports.own_end import own_end
 from splitwise.transfer.transports.shared_memory import SharedMemoryTransport, take_over
 from splitwise.transfer.transports.tcp import TcpTransport
 
+M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +63,9 @@ class SenderConfig:
     streams: int
     deadlines: Deadlines
     tls: ClusterTls | None
+    agent: SharedAgent
+    queue: DeviceQueue | None
+    """For a cache on a device."""
 
 
 class Peer:
@@ -82,7 +91,11 @@ class Peer:
                 raise LinkError(str(error)) from error
             assert self._link is not None
             while True:
-                on_frame(self, await self._link.receive())
+                message = await self._link.receive()
+                if isinstance(message, Window) and isinstance(self._transport, NixlTransport):
+                    self._transport.take(message)
+                else:
+                    on_frame(self, message)
 
     def lane(self, grant: Grant, source: Sequence[int]) -> Lane:
         """
@@ -95,6 +108,12 @@ class Peer:
         if grant.blocks and not 0 <= min(grant.blocks) <= max(grant.blocks) < self._blocks:
             raise LinkError(f"blocks granted outside a cache of {self._blocks}: {grant.blocks}")
         return self._transport.lane(grant.number, source, grant.blocks)
+
+    @property
+    def blocks(self) -> Blocks:
+        """This end's, as they fit that receiver's."""
+        assert self._transport is not None
+        return self._transport.source
 
     def send(self, message: Message) -> None:
         assert self._link is not None
@@ -111,9 +130,24 @@ class Peer:
             await self._link.flush()
 
     async def _open(self, on_exit: contextlib.ExitStack) -> None:
-        name, reason = choose(
-            self.address, own_end(self._config.memory.device), self._config.transport
-        )
+        """By the best transport that opens: two containers of one host may not see each other's
+        device, or a driver may not let one into the other's memory."""
+        config = self._config
+        names, reason = choose(self.address, own_end(config.memory.device), config.transport)
+        for name in names[:-1]:
+            try:
+                with contextlib.ExitStack() as attempt:
+                    await self._open_by(name, attempt)
+                    on_exit.push(attempt.pop_all())
+            except (LinkError, OSError) as error:
+                logger.warning("%s to %s: %s", name, self.address.machine_id, error)
+            else:
+                logger.info("sending to %s over %s (%s)", self.address.machine_id, name, reason)
+                return
+        await self._open_by(names[-1], on_exit)
+        logger.info("sending to %s over %s (%s)", self.address.machine_id, names[-1], reason)
+
+    async def _open_by(self, name: str, on_exit: contextlib.ExitStack) -> None:
         channel, welcome = await self._connect(name, None, on_exit)
         check_layout(welcome.layout, self._config.layout)
         self._blocks = welcome.layout.blocks
@@ -122,40 +156,33 @@ class Peer:
         self._link = Link(channel)
         on_exit.callback(self._link.close)
         self._transport = await self._open_transport(name, channel, welcome, on_exit)
-        logger.info("sending to %s over %s (%s)", self.address.machine_id, name, reason)
+        on_exit.callback(self._transport.close)
 
     async def _open_transport(
         self, name: str, channel: Channel, welcome: Welcome, on_exit: contextlib.ExitStack
     ) -> Transport:
         config = self._config
-        transport: Transport
+        memory, layout, theirs = config.memory, config.layout, welcome.layout
+        pair = LayoutPair(layout, theirs)
+        mine = blocks_of(memory, layout, pair.at_source)
         if name == SHARED_MEMORY:
             async with self._in_time():
-                theirs = await take_over(channel, welcome.layout.total_bytes)
-            mine = cast(HostMemory, config.memory)
-            transport = SharedMemoryTransport(mine, config.layout, theirs, welcome.layout)
-        elif name == CUDA_IPC:
-            mine_there = cast(DeviceMemory, config.memory)
-            transport = CudaIpcTransport(mine_there, config.layout, welcome.handle, welcome.layout)
-        elif name == NIXL:
+                there = await take_over(channel, theirs.total_bytes)
+            return SharedMemoryTransport(cast(HostMemory, memory), layout, there, theirs)
+        if name == CUDA_IPC:
             async with self._in_time():
-                window = await _receive_window(channel)
-            transport = await asyncio.to_thread(
-                NixlTransport,
-                config.memory,
-                config.layout,
-                window,
-                welcome.layout,
-                config.deadlines.write_s,
-            )
-        else:
-            streams = [
-                await self._connect(name, welcome.link, on_exit) for _ in range(config.streams)
-            ]
-            channels = [stream for stream, _ in streams]
-            transport = TcpTransport(cast(HostMemory, config.memory), config.layout, channels)
-        on_exit.callback(transport.close)
-        return transport
+                handles = await _receive(channel, Handles)
+            regions = open_regions(handles.regions)
+            return CudaIpcTransport(cast(DeviceMemory, memory), layout, regions, theirs)
+        if name == NIXL:
+            async with self._in_time():
+                window = await _receive(channel, Window)
+            agent = await config.agent.get()
+            put_s = config.deadlines.write_s
+            return NixlTransport(agent, mine, layout, window, theirs, put_s)
+        streams = [await self._connect(name, welcome.link, on_exit) for _ in range(config.streams)]
+        channels = [stream for stream, _ in streams]
+        return TcpTransport(as_stream_end(mine, config.queue), pair.block_bytes, channels)
 
     async def _connect(
         self, transport: str, link: int | None, on_exit: contextlib.ExitStack
@@ -194,12 +221,12 @@ class Peer:
             raise LinkError(f"no answer within {limit_s:g} s") from None
 
 
-async def _receive_window(channel: Channel) -> Window:
+async def _receive(channel: Channel, kind: type[M]) -> M:
     message = await channel.receive_message(FRAME_LIMIT_BYTES)
     if isinstance(message, Refused):
         raise LinkError(f"refused: {message.reason}")
-    if not isinstance(message, Window):
-        raise LinkError(f"{type(message).__name__} where Window was due")
+    if not isinstance(message, kind):
+        raise LinkError(f"{type(message).__name__} where {kind.__name__} was due")
     return message
 
 

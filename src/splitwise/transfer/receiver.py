@@ -23,12 +23,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.checksum import mismatch
 from splitwise.transfer.deadlines import GRACE_S, Deadlines
+from splitwise.transfer.device_blocks import DeviceMemory, blocks_of, queue_of
 from splitwise.transfer.errors import Closing, LinkError, LinkLost
 from splitwise.transfer.events import (
     Arrived,
@@ -42,6 +44,7 @@ from splitwise.transfer.frames import (
     AnyMessage,
     Done,
     Grant,
+    Handles,
     Hello,
     Progress,
     Refused,
@@ -55,13 +58,16 @@ from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.link import Link
 from splitwise.transfer.listener import ListenAt, Listener
 from splitwise.transfer.memory import CacheMemory, HostMemory
+from splitwise.transfer.pairing import LayoutPair
+from splitwise.transfer.staging import as_stream_end
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.choice import CUDA_IPC, NIXL, ONE_SIDED, SHARED_MEMORY
-from splitwise.transfer.transports.cuda_ipc import DeviceMemory, export
+from splitwise.transfer.transports.cuda_ipc import export
 from splitwise.transfer.transports.nixl import OpenWindow
 from splitwise.transfer.transports.own_end import own_end
 from splitwise.transfer.transports.shared_memory import hand_over
 from splitwise.transfer.transports.tcp import receive_pieces
+from splitwise.transfer.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +134,11 @@ class KVReceiver:
         self.address = listener.address
         """Plain data, for senders."""
         self._thread = LoopThread("kv-receiver")
+        self._windows = Windows(
+            memory, layout, self._thread, self._links.values, self._grant_waiting
+        )
+        on_device = memory.device.startswith("cuda")
+        self._queue = queue_of(cast(DeviceMemory, memory)) if on_device else None
         self._thread.call(listener.open, self._thread, self._check, self._welcome, self._serve)
 
     def expect(self, transfer_id: str, sender_id: str, blocks: Sequence[int]) -> None:
@@ -152,6 +163,8 @@ class KVReceiver:
     def close(self) -> None:
         """Fail all transfers, close all links and join the thread. Harmless twice."""
         self._thread.close(self._farewell, 2 * self._deadlines.stop_s)
+        if self._queue is not None:
+            self._queue.close()
 
     # From here on everything runs on the receiver's thread.
 
@@ -165,6 +178,8 @@ class KVReceiver:
                 self._grant(incoming, over)
 
     def _grant(self, incoming: Incoming, over: SenderLink) -> None:
+        if over.window is not None and over.window.is_retired:
+            return  # until it has another
         incoming.note_progress()
         incoming.told_s = incoming.progress_s
         incoming.over = over
@@ -172,9 +187,9 @@ class KVReceiver:
         over.next_transfer += 1
         over.transfers[incoming.number] = incoming
         if not over.one_sided:
-            incoming.pieces = Pieces(self._layout, incoming.blocks)
+            incoming.pieces = Pieces(self._layout.layers, incoming.blocks)
         if over.window is not None:
-            self._thread.spawn(_poll(over, over.window), f"polls for {over.sender_id}")
+            self._windows.granted(incoming, over)
         over.link.send(Grant(incoming.number, incoming.transfer_id, incoming.blocks))
 
     def _cancel(self, transfer_id: str) -> None:
@@ -220,6 +235,10 @@ class KVReceiver:
     def _conclude(self, incoming: Incoming, event: ReceiverEvent) -> None:
         """The one place where a transfer ends."""
         incoming.outcome = event
+        if incoming.stores:
+            incoming.when_stored = partial(self._conclude, incoming, event)
+            return
+        self._windows.ended(incoming)
         if incoming.timer is not None:
             incoming.timer.cancel()
         if incoming.over is not None:
@@ -242,9 +261,7 @@ class KVReceiver:
         if hello.link is not None:
             return Welcome(hello.link, self._layout)
         self._links_made += 1
-        on_device = hello.transport == CUDA_IPC
-        handle = export(cast(DeviceMemory, self._memory)) if on_device else b""
-        return Welcome(self._links_made, self._layout, handle)
+        return Welcome(self._links_made, self._layout)
 
     async def _serve(self, channel: Channel, hello: Hello, welcome: Welcome) -> None:
         """A connection's task, from the handshake to its end."""
@@ -253,7 +270,10 @@ class KVReceiver:
             return
         if hello.transport == SHARED_MEMORY:
             hand_over(channel, cast(HostMemory, self._memory))
+        if hello.transport == CUDA_IPC:
+            await channel.send_message(Handles(export(cast(DeviceMemory, self._memory))))
         window = await self._open_window(channel) if hello.transport == NIXL else None
+        pair = LayoutPair(hello.layout, self._layout)
         over = SenderLink(
             Link(channel),
             hello.machine_id,
@@ -261,26 +281,26 @@ class KVReceiver:
             window=window,
             transport=hello.transport,
             task=asyncio.current_task(),
+            pair=pair,
+            blocks=blocks_of(self._memory, self._layout, pair.at_target),
         )
         self._links[welcome.link] = over
-        for incoming in list(self._transfers.values()):  # others' threads add to it
-            if incoming.over is None and incoming.sender_id == over.sender_id:
-                self._grant(incoming, over)
+        self._grant_waiting(over)
         await self._serve_link(over, welcome.link)
 
     async def _open_window(self, channel: Channel) -> OpenWindow:
-        """Off this thread, since it may take seconds."""
         try:
-            window = await asyncio.to_thread(OpenWindow, self._memory, self._layout)
+            window = await self._windows.current()
         except LinkError as refusal:
             await channel.send_message(Refused(str(refusal)))
             raise
-        try:
-            await channel.send_message(window.message)
-        except LinkError:
-            window.close()
-            raise
+        await channel.send_message(window.message)
         return window
+
+    def _grant_waiting(self, over: SenderLink) -> None:
+        for incoming in list(self._transfers.values()):  # others' threads add to it
+            if incoming.over is None and incoming.sender_id == over.sender_id:
+                self._grant(incoming, over)
 
     async def _serve_link(self, over: SenderLink, number: int) -> None:
         reason = "broken"
@@ -298,13 +318,18 @@ class KVReceiver:
         finally:
             self._links.pop(number, None)
             over.link.close()
-            if over.window is not None:
-                over.window.close()
             for stream in over.streams:
                 stream.close()
             for incoming in list(over.transfers.values()):
                 failed = Failed(incoming.transfer_id, f"link from {over.sender_id}: {reason}")
-                self._conclude(incoming, incoming.outcome or failed)
+                self._on_link_lost(incoming, incoming.outcome or failed)
+
+    def _on_link_lost(self, incoming: Incoming, outcome: ReceiverEvent) -> None:
+        if incoming.window is None:
+            self._conclude(incoming, outcome)
+            return
+        incoming.outcome = outcome
+        self._windows.lost(incoming, partial(self._conclude, incoming, outcome))
 
     async def _part(self, over: SenderLink, reason: str) -> None:
         """Refuse a sender. Returns once it cannot write into the cache, or can be kept from it."""
@@ -322,8 +347,8 @@ class KVReceiver:
         try:
             await receive_pieces(
                 channel,
-                cast(HostMemory, self._memory),
-                self._layout,
+                as_stream_end(over.blocks, self._queue),
+                over.pair.block_bytes,
                 over.find,
                 self._landed,
                 self._deadlines.tell_period_s,
@@ -385,13 +410,14 @@ class KVReceiver:
         """Off this thread, which others need meanwhile; they hear that it goes on."""
         loop = asyncio.get_running_loop()
 
-        def verified(nbytes: int) -> None:
-            period_s = self._deadlines.tell_period_s
+        assert incoming.over is not None
+        over, period_s = incoming.over, self._deadlines.tell_period_s
+
+        def verified(layer: int) -> None:
+            nbytes = len(incoming.blocks) * over.pair.block_bytes[layer]
             loop.call_soon_threadsafe(incoming.moved, nbytes, period_s)
 
-        error = await asyncio.to_thread(
-            mismatch, self._memory, self._layout, incoming.blocks, checksums, verified
-        )
+        error = await asyncio.to_thread(mismatch, over.blocks, incoming.blocks, checksums, verified)
         if incoming.outcome is None:  # else it has ended meanwhile
             self._answer(incoming, done, error)
 
@@ -402,12 +428,13 @@ class KVReceiver:
             link.send(Answer(incoming.number, error=error))
             self._conclude(incoming, Failed(incoming.transfer_id, error))
             return
-        stats = incoming.stats(done, self._layout)
+        stats = incoming.stats(done)
         link.send(Answer(incoming.number, stats))
         self._conclude(incoming, Arrived(incoming.transfer_id, done.payload, stats))
 
     async def _farewell(self) -> None:
         tasks = [over.task for over in self._links.values() if over.task is not None]
+        self._windows.closing()
         for over in self._links.values():
             over.link.fail(Closing("the receiver was closed"))
         if tasks:
@@ -415,10 +442,4 @@ class KVReceiver:
         for incoming in list(self._transfers.values()):
             if incoming.over is None:
                 self._conclude(incoming, Failed(incoming.transfer_id, "the receiver was closed"))
-
-
-async def _poll(over: SenderLink, window: OpenWindow) -> None:
-    try:
-        await window.poll(over.transfers)
-    except LinkError as error:
-        over.link.fail(error)
+        self._windows.close()

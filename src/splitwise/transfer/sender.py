@@ -23,11 +23,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
 from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.address import ReceiverAddress, host_identity
 from splitwise.transfer.checksum import layer_checksum
 from splitwise.transfer.deadlines import GRACE_S, Deadlines
+from splitwise.transfer.device_blocks import DeviceMemory, queue_of, record_fence
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import Cancelled, Failed, OnSenderEvent, SenderEvent
 from splitwise.transfer.exchange import Exchange
@@ -38,6 +40,7 @@ from splitwise.transfer.outgoing import Finish, Happening, LayerReady, Outgoing,
 from splitwise.transfer.peer import SenderConfig
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.base import Fence
+from splitwise.transfer.transports.nixl import SharedAgent
 from splitwise.transfer.transports.own_end import nixl_hint, own_end
 
 logger = logging.getLogger(__name__)
@@ -81,13 +84,24 @@ class KVSender:
             )
         if streams < 1:
             raise ValueError(f"streams is {streams}: a TCP link needs at least 1")
-        self._memory = memory
         self._layout = layout
         self._on_event = on_event
         self._checksum = checksum
         self._deadlines = deadlines or Deadlines()
+        self._agent = SharedAgent(memory, layout)
+        on_device = memory.device.startswith("cuda")
+        self._queue = queue_of(cast(DeviceMemory, memory)) if on_device else None
         config = SenderConfig(
-            memory, layout, machine_id, cluster_key, transport, streams, self._deadlines, tls
+            memory=memory,
+            layout=layout,
+            machine_id=machine_id,
+            cluster_key=cluster_key,
+            transport=transport,
+            streams=streams,
+            deadlines=self._deadlines,
+            agent=self._agent,
+            queue=self._queue,
+            tls=tls,
         )
         self._fence = _fence_recorder(memory.device)
         self._transfers: dict[str, Outgoing] = {}
@@ -153,6 +167,9 @@ class KVSender:
     def close(self) -> None:
         """Cancel all transfers, close all links and join the thread. Harmless twice."""
         self._thread.close(self._farewell, 2 * self._deadlines.stop_s)
+        self._agent.close()
+        if self._queue is not None:
+            self._queue.close()
 
     # From here on everything runs on the sender's thread.
 
@@ -233,7 +250,7 @@ class KVSender:
         transfer.put_layers += 1
         if self._checksum:
             transfer.checksums[ready.layer] = await asyncio.to_thread(
-                layer_checksum, self._memory, self._layout, ready.layer, transfer.blocks
+                layer_checksum, transfer.grant.peer.blocks, ready.layer, transfer.blocks
             )
 
     def _moved(self, transfer: Outgoing, nbytes: int) -> bool:
@@ -278,6 +295,4 @@ class KVSender:
 def _fence_recorder(device: str) -> Callable[[], Fence]:
     if not device.startswith("cuda"):
         return lambda: None
-    from splitwise.transfer.transports.cuda_ipc import record_fence
-
     return lambda: record_fence(device)

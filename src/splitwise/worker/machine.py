@@ -99,6 +99,8 @@ class Machine:
         self._receiver = receiver
         self._emit = emit
         self._limits = limits
+        self._block_bytes = max(map(engine.layout.block_bytes, range(engine.layout.layers)))
+        """Of a block in one layer."""
         self._pool = BlockPool(engine.layout.blocks)
         self._tasks: dict[int, Task] = {}
         self._prompts: deque[Task] = deque()
@@ -421,7 +423,7 @@ class Machine:
         whole = [t for t in batch if t.state is TaskState.PROMPT and not t.is_sending]
         transfer_ids = [task.transfer_id for task in layered]
         layout = self._engine.layout
-        layer_bytes = layout.block_bytes * sum(len(task.blocks) for task in layered)
+        layer_bytes = self._block_bytes * sum(len(task.blocks) for task in layered)
         together = max(1, self._limits.put_bytes // max(1, layer_bytes))
 
         def on_layer(layer: int) -> None:

@@ -66,7 +66,7 @@ class NullEngine(Engine):
                 f"cache_memory_bytes={cache_memory_bytes}: a block takes {LAYERS * block_bytes}"
             )
         self.model = read_model_info(folder)
-        self.layout = CacheLayout(LAYERS, blocks, BLOCK_TOKENS, block_bytes)
+        self.layout = CacheLayout.flat(LAYERS, blocks, BLOCK_TOKENS, block_bytes)
         self.memory = HostMemory(self.layout.total_bytes)
         self._words = words_of(self.model.vocab_size, read_stop_token_ids(folder))
         self._cache = np.frombuffer(self.memory.buffer, np.uint64).reshape(LAYERS, -1)

@@ -58,13 +58,15 @@ def _attend_piece(
     piece: Piece,
     scale: float,
 ) -> torch.Tensor:
-    if piece.mask is not None:
+    if piece.mask is None:
+        keys, values = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+    else:
         length = piece.mask.shape[1]
-        key, value = (c.flatten(0, 1)[:length] for c in cache.gather(layer, piece.blocks))
+        keys, values = (c[:, :, :length] for c in cache.gather(layer, piece.blocks[None]))
     attended = scaled_dot_product_attention(
         query.transpose(0, 1)[None],
-        key.transpose(0, 1)[None],
-        value.transpose(0, 1)[None],
+        keys,
+        values,
         attn_mask=piece.mask,
         is_causal=piece.mask is None,
         scale=scale,
@@ -86,7 +88,6 @@ def decode_by_gather(
     ``query`` and ``out`` are ``[decodes, query_heads, head_dim]``.
     """
     keys, values = cache.gather(layer, decodes.tables)
-    keys, values = (c.flatten(1, 2).transpose(1, 2) for c in (keys, values))
     seen = torch.arange(keys.shape[2], device=query.device)[None] < decodes.lengths[:, None]
     # The query heads that share a KV head become its query rows: [decodes, kv_heads, group, dim].
     grouped = query.reshape(len(query), keys.shape[1], -1, query.shape[-1])

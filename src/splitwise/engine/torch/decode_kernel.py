@@ -41,7 +41,7 @@ def decode_attention(
     out: torch.Tensor,
 ) -> None:
     """Attend with one token a request; ``query``, ``out``: ``[decodes, query_heads, head_dim]``."""
-    _, _, block_tokens, kv_heads, head_dim = cache.chunks[layer].shape
+    _, kv_heads, _, block_tokens, head_dim = cache.chunks[layer].shape
     kernel = _make_kernel(head_dim, query.shape[1] // kv_heads, block_tokens)
     kernel(
         query.numpy(),
@@ -75,8 +75,8 @@ def _make_kernel(head_dim: int, group: int, block_tokens: int) -> Any:
     @njit(_SIGNATURE, fastmath=True, nogil=True, cache=True)
     def kernel(query, cache, kv_heads, tables, lengths, scale, out):  # type: ignore[no-untyped-def]
         heads = kv_heads * group
-        row = kv_heads * head_dim
-        values_at = block_tokens * row
+        values_at = block_tokens * head_dim
+        block = kv_heads * 2 * values_at
         q = np.empty(heads * head_dim, _f32)
         sums = np.empty(heads * head_dim, _f32)
         top = np.empty(heads, _f32)
@@ -91,19 +91,23 @@ def _make_kernel(head_dim: int, group: int, block_tokens: int) -> Any:
                     q[i * head_dim + d] = query[s, i, d] * (scale * log2_e)  # exp becomes 2**x
             blocks = -(-lengths[s] // block_tokens)
             for b in range(blocks):
-                keys = np.int64(tables[s, b]) * 2 * values_at
-                ahead = np.int64(tables[s, min(b + 1, blocks - 1)]) * 2 * values_at
+                from_here = np.int64(tables[s, b]) * block
+                from_next = np.int64(tables[s, min(b + 1, blocks - 1)]) * block
                 n = min(block_tokens, lengths[s] - b * block_tokens)
                 for h in range(kv_heads):
-                    first, column = h * group, h * head_dim
+                    first = h * group
+                    keys = from_here + h * 2 * values_at
+                    ahead = from_next + h * 2 * values_at
                     for t in range(0, block_tokens, pair):
                         for x in range(pair):
                             for line in range(0, head_dim, _LINE_FLOATS):
-                                prefetch(cache, ahead + (t + x) * row + column + line)
+                                # Keys and values at once: memory gives more to two streams.
+                                prefetch(cache, ahead + (t + x) * head_dim + line)
+                                prefetch(cache, ahead + values_at + (t + x) * head_dim + line)
                         for g in range(0, group, team):
                             dots(
                                 (q, (first + g) * head_dim, head_dim, team),
-                                (cache, keys + t * row + column, row, pair),
+                                (cache, keys + t * head_dim, head_dim, pair),
                                 (p, g * block_tokens + t, block_tokens),
                                 head_dim,
                                 width,
@@ -127,15 +131,12 @@ def _make_kernel(head_dim: int, group: int, block_tokens: int) -> Any:
                             p[g * block_tokens + t] = weight
                             added += weight
                         total[i] += added
-                    for t in range(block_tokens):
-                        for line in range(0, head_dim, _LINE_FLOATS):
-                            prefetch(cache, ahead + values_at + t * row + column + line)
                     for g in range(0, group, team):
                         for d in range(0, head_dim, columns):
                             add_weighted(
                                 (sums, (first + g) * head_dim + d, head_dim, team),
                                 (p, g * block_tokens, block_tokens),
-                                (cache, keys + values_at + column + d, row),
+                                (cache, keys + values_at + d, head_dim),
                                 n,
                                 columns,
                                 width,

@@ -13,20 +13,21 @@ class DeviceMemory:
     """A flat cache on a GPU; fulfils ``CacheMemory``."""
 
     def __init__(self, nbytes: int, device: torch.device) -> None:
-        self.tensor = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self.tensors = [torch.empty(nbytes, dtype=torch.uint8, device=device)]
         self.nbytes = nbytes
-        self.device = str(self.tensor.device)
+        self.device = str(self.tensors[0].device)
 
     def close(self) -> None:
         """Drop this object's hold on the memory; it is freed when the last tensor over it goes."""
-        self.tensor = torch.empty(0, dtype=torch.uint8)
+        self.tensors = []
 
 
 class PagedCache:
     """Keys and values of ``layout.blocks`` blocks in every layer.
 
-    A chunk (one block in one layer) is ``[2, block_tokens, kv_heads, head_dim]``: all keys, then
-    all values. Token-major, so that a token's new keys are one contiguous row.
+    A block in one layer is ``[kv_heads, 2, block_tokens, head_dim]``: head by head its keys, then
+    its values. So the heads of one rank are one contiguous piece, and attention, which goes head by
+    head, reads memory in its order.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class PagedCache:
                 f"cache_memory_bytes={memory_bytes}: a block of {block_tokens} tokens takes "
                 f"{layers * block_bytes} bytes; give room for {LEAST_TOKENS} tokens at least"
             )
-        self.layout = CacheLayout(layers, blocks, block_tokens, block_bytes)
+        self.layout = CacheLayout.flat(layers, blocks, block_tokens, block_bytes, kv_heads)
         self.memory: CacheMemory
         if device.type == "cpu":
             host = HostMemory(self.layout.total_bytes)
@@ -54,41 +55,57 @@ class PagedCache:
             self.memory = host
         else:
             on_device = DeviceMemory(self.layout.total_bytes, device)
-            flat = on_device.tensor.view(dtype)
+            flat = on_device.tensors[0].view(dtype)
             self.memory = on_device
-        shape = (layers, blocks, 2, block_tokens, kv_heads, head_dim)
+        shape = (layers, blocks, kv_heads, 2, block_tokens, head_dim)
         self.chunks = list(flat.view(shape))
-        """One tensor a layer: ``[blocks, 2, block_tokens, kv_heads, head_dim]``."""
-        self._rows = list(flat.view(layers, -1, kv_heads, head_dim))
+        """One tensor a layer: ``[blocks, kv_heads, 2, block_tokens, head_dim]``."""
+        self._rows = list(flat.view(layers, -1, head_dim))
+        self._halves = list(flat.view(layers, -1, block_tokens, head_dim))
+        """Of a head in a block: even numbers are keys, odd ones values."""
+        self._heads = torch.arange(kv_heads, device=device)
         compiled = device.type == "cpu" and dtype == torch.float32
         self.numbers = list(flat.view(layers, -1).numpy()) if compiled else []
         """The same memory for compiled kernels, where they fit: one flat array a layer."""
 
     def rows(self, blocks: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Where the keys and the values of tokens lie, as row numbers for ``write``.
+        """Where the keys and the values of tokens lie, as row numbers for ``write``: one a token
+        and head.
 
         ``blocks`` holds each token's block, ``positions`` its position in the request.
         """
         block_tokens = self.layout.block_tokens
-        keys = blocks * (2 * block_tokens) + positions % block_tokens
+        halves = self._keys_of(blocks[:, None], self._heads)
+        keys = (halves * block_tokens + (positions % block_tokens)[:, None]).flatten()
         return keys, keys + block_tokens
+
+    def _keys_of(self, blocks: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        """The numbers of these keys among ``_halves``."""
+        return (blocks * len(self._heads) + heads) * 2
 
     def write(
         self, layer: int, rows: tuple[torch.Tensor, ...], keys: torch.Tensor, values: torch.Tensor
     ) -> None:
         """Store new tokens; ``keys`` and ``values`` are ``[tokens, kv_heads, head_dim]``."""
-        self._rows[layer].index_copy_(0, rows[0], keys)
-        self._rows[layer].index_copy_(0, rows[1], values)
+        for place, new in zip(rows, (keys, values), strict=True):
+            self._rows[layer].index_copy_(0, place, new.reshape(-1, new.shape[-1]))
 
     def gather(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copy blocks out: keys and values as ``[*blocks.shape, block_tokens, heads, dim]``."""
-        chunks = self.chunks[layer].index_select(0, blocks.flatten())
-        keys, values = chunks.unbind(1)
-        shape = (*blocks.shape, *keys.shape[1:])
-        return keys.reshape(shape), values.reshape(shape)
+        """Copy blocks out, as ``[tables, heads, tokens, dim]``: keys and values of whole blocks.
+
+        ``blocks`` is ``[tables, blocks a table]``.
+        """
+        keys = self._keys_of(blocks[:, None], self._heads[:, None])  # [tables, heads, blocks]
+        shape = (*keys.shape[:2], -1, self._rows[layer].shape[-1])
+        halves = self._halves[layer]
+        return (
+            halves.index_select(0, keys.flatten()).view(shape),
+            halves.index_select(0, keys.flatten() + 1).view(shape),
+        )
 
     def close(self) -> None:
         self.chunks.clear()
         self._rows.clear()
+        self._halves.clear()
         self.numbers.clear()
         self.memory.close()

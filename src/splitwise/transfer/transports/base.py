@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from splitwise.transfer.host_blocks import Blocks
+
 Moved = Callable[[int], bool]
 """Told how many more bytes of a put are made; says whether to go on."""
 
@@ -31,6 +33,8 @@ class Transport(ABC):
     """The sender's end of one link's data path. Lives on the sender's thread."""
 
     name: ClassVar[str]
+    source: Blocks
+    """This end's blocks."""
 
     @abstractmethod
     def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:

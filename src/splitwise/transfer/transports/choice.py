@@ -29,13 +29,12 @@ class OwnEnd:
 def offered(device: str, nixl: bool) -> tuple[str, ...]:
     """What a cache on ``device`` can take part in, best first; ``nixl`` where it is installed."""
     between_hosts = (NIXL,) if nixl else ()
-    if device.startswith("cuda"):
-        return (CUDA_IPC, *between_hosts)
-    return (SHARED_MEMORY, *between_hosts, TCP)
+    within_host = CUDA_IPC if device.startswith("cuda") else SHARED_MEMORY
+    return (within_host, *between_hosts, TCP)
 
 
-def choose(address: ReceiverAddress, own: OwnEnd, forced: str | None) -> tuple[str, str]:
-    """The transport from ``own`` to ``address``, and the reason for it.
+def choose(address: ReceiverAddress, own: OwnEnd, forced: str | None) -> tuple[list[str], str]:
+    """The transports from ``own`` to ``address``, best first, and the reason for the choice.
 
     NIXL is slower than plain streams where there is no RDMA, so it is taken for that alone, or
     when it is ``forced``.
@@ -54,7 +53,7 @@ def choose(address: ReceiverAddress, own: OwnEnd, forced: str | None) -> tuple[s
     if forced is not None:
         if forced not in common:
             raise LinkError(f"transport {forced!r} cannot reach {address.machine_id}: {what}")
-        return forced, "named in the configuration"
+        return [forced], "named in the configuration"
     hindrance = _no_nixl(address, own)
     able = [name for name in common if name != NIXL or not hindrance]
     if not same_host:
@@ -63,7 +62,7 @@ def choose(address: ReceiverAddress, own: OwnEnd, forced: str | None) -> tuple[s
         raise LinkError(
             f"no transport reaches {address.machine_id}: {what}; it offers {address.transports}"
         )
-    return able[0], what
+    return able, what
 
 
 def _reaches(name: str, address: ReceiverAddress, own: OwnEnd, same_host: bool) -> bool:

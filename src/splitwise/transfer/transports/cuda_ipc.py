@@ -1,37 +1,35 @@
-"""Same host, cache on a CUDA device: the sender copies into the receiver's cache on the device.
+"""Same host, caches on CUDA devices: the sender copies into the receiver's cache on the device.
 
-1. The receiver's Welcome carries an IPC handle of its cache; the sender opens it.
+1. Once the handshake is over the receiver sends IPC handles of its cache's regions; the sender
+   opens them.
 2. ``layer_ready`` records an event on the engine's current stream: the fence.
-3. A put queues the copies on a side stream that waits for the fence, so the engine's own kernels
-   run on, and ends when the device has passed them.
+3. A put queues its copies on a side stream that waits for the fence, so the engine's own kernels
+   run on, and ends when the device has passed them, also where it fails half way: Stopped is never
+   said before. Long runs of blocks are copied as they are; all others in one gather and one scatter
+   for every few megabytes, by way of a buffer on the other device where the two are not the same.
 
 Both processes must see the device under CUDA_VISIBLE_DEVICES; it is named by its UUID. The cache
-must come from CUDA's plain allocator (no expandable segments). torch is imported here alone, and
-only when a cache lies on a device.
+must come from CUDA's plain allocator (no expandable segments).
 """
 
-import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
+from splitwise.transfer.device_blocks import DeviceBlocks, DeviceMemory, DeviceQueue
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import CacheLayout
-from splitwise.transfer.runs import merge_runs
+from splitwise.transfer.pairing import LayoutPair
+from splitwise.transfer.runs import Run, merge_runs
 from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 
-
-class DeviceMemory(Protocol):
-    """What this transport needs of an engine's cache on a device."""
-
-    nbytes: int
-    device: str
-    tensor: Any
-    """One-dimensional, uint8, contiguous, over the whole cache."""
-
-    def close(self) -> None: ...
+RUN_BYTES = 2**20
+"""A run this long is worth a copy of its own."""
+GATHER_BYTES = 16 * 2**20
+"""The most that is gathered at once: memory that the engine must leave free."""
 
 
 class _Handle(msgspec.Struct, array_like=True, frozen=True):
@@ -48,9 +46,121 @@ class _Handle(msgspec.Struct, array_like=True, frozen=True):
     tensor_offset_bytes: int
 
 
-def export(memory: DeviceMemory) -> bytes:
-    """Receiver: the handle that the Welcome carries."""
-    tensor = memory.tensor
+def export(memory: DeviceMemory) -> list[bytes]:
+    """Receiver: a handle of each region."""
+    return [_export(tensor) for tensor in memory.tensors]
+
+
+def open_regions(handles: Sequence[bytes]) -> list[Any]:
+    """Sender: the receiver's regions as flat uint8 tensors on this process's view of the device.
+
+    Raises:
+        LinkError: they are no handles, or of a device that this process does not see.
+    """
+    return [_open(handle) for handle in handles]
+
+
+class CudaIpcTransport(Transport):
+    """Copies from ``memory`` into the receiver's ``regions``."""
+
+    name = "cuda_ipc"
+
+    def __init__(
+        self,
+        memory: DeviceMemory,
+        layout: CacheLayout,
+        regions: Sequence[Any],
+        their_layout: CacheLayout,
+    ) -> None:
+        pair = LayoutPair(layout, their_layout)
+        self.source = self.here = DeviceBlocks(memory.tensors, layout, pair.at_source)
+        self.there = DeviceBlocks(regions, their_layout, pair.at_target)
+        self.block_bytes = pair.block_bytes
+        self._here = DeviceQueue(self.here.device)
+        is_one = self.here.device == self.there.device
+        self._there = self._here if is_one else DeviceQueue(self.there.device)
+
+    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
+        long: list[Run] = []
+        others: list[Run] = []
+        for run in merge_runs(source, target):
+            is_long = run.length * max(self.block_bytes) >= RUN_BYTES
+            (long if is_long else others).append(run)
+        most = max(1, GATHER_BYTES // max(self.block_bytes))
+        return _Lane(self, long, self._batches(others, most))
+
+    @contextlib.asynccontextmanager
+    async def copying(self, fence: Fence) -> AsyncIterator[None]:
+        """Queue copies behind ``fence`` within; on leaving, also by an exception, the devices have
+        passed them."""
+        async with self._there.to_the_end(), self._here.to_the_end(fence):
+            yield
+
+    def copy_run(self, layer: int, run: Run) -> None:
+        strips = zip(self.here.strips(layer), self.there.strips(layer), strict=True)
+        for source, target in strips:
+            target[run.target : run.target + run.length].copy_(
+                source[run.source : run.source + run.length], non_blocking=True
+            )
+
+    def copy_batch(self, layer: int, batch: "_Batch") -> None:
+        """Blocks from all over the cache: gathered, taken across, scattered."""
+        for strip in range(len(self.here.strips(layer))):
+            packed = self.here.gather(layer, strip, batch.source)
+            if self._there is not self._here:
+                # torch's copy between devices orders the current streams of both.
+                packed = packed.to(self.there.device, non_blocking=True)
+            with self._there.on():
+                self.there.scatter(layer, strip, batch.target, packed)
+
+    def close(self) -> None:
+        for queue in {self._here, self._there}:
+            queue.close()
+        del self.here, self.there, self.source
+
+    def _batches(self, runs: Sequence[Run], most: int) -> "list[_Batch]":
+        source = [run.source + block for run in runs for block in range(run.length)]
+        target = [run.target + block for run in runs for block in range(run.length)]
+        with self._there.on(), self._here.on():
+            return [
+                _Batch(
+                    self.here.table(source[at : at + most]),
+                    self.there.table(target[at : at + most]),
+                    len(source[at : at + most]),
+                )
+                for at in range(0, len(source), most)
+            ]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Blocks that are copied together: their tables on either device."""
+
+    source: Any
+    target: Any
+    count: int
+
+
+class _Lane(Lane):
+    def __init__(
+        self, transport: CudaIpcTransport, runs: Sequence[Run], batches: Sequence[_Batch]
+    ) -> None:
+        self._transport = transport
+        self._runs = runs
+        self._batches = batches
+
+    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
+        async with self._transport.copying(fence):
+            for run in self._runs:
+                self._transport.copy_run(layer, run)
+            for batch in self._batches:
+                self._transport.copy_batch(layer, batch)
+        blocks = sum(run.length for run in self._runs) + sum(b.count for b in self._batches)
+        moved(blocks * self._transport.block_bytes[layer])
+        return len(self._runs) + len(self._batches)
+
+
+def _export(tensor: Any) -> bytes:
     device, memory_handle, nbytes, offset, counter, counter_offset, event, event_needed = (
         tensor.untyped_storage()._share_cuda_()
     )
@@ -68,79 +178,7 @@ def export(memory: DeviceMemory) -> bytes:
     return msgspec.msgpack.encode(handle)
 
 
-def record_fence(device: str) -> Fence:
-    """Engine's thread: an event behind everything queued on its current stream so far."""
-    import torch
-
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(torch.device(device)))
-    return event
-
-
-class CudaIpcTransport(Transport):
-    """Copies from ``memory`` into the cache behind ``handle``."""
-
-    name = "cuda_ipc"
-
-    def __init__(
-        self, memory: DeviceMemory, layout: CacheLayout, handle: bytes, their_layout: CacheLayout
-    ) -> None:
-        import torch
-
-        self._source = memory.tensor[: layout.total_bytes].view(layout.layers, layout.layer_bytes)
-        theirs = _open(handle)
-        self._target = theirs[: their_layout.total_bytes].view(
-            their_layout.layers, their_layout.layer_bytes
-        )
-        self._stream = torch.cuda.Stream(  # type: ignore[no-untyped-call]
-            device=self._source.device
-        )
-        self._block_bytes = layout.block_bytes
-        # Events of one stream pass in order, so one waiting thread serves all puts.
-        self._waiter = ThreadPoolExecutor(1, thread_name_prefix="kv-cuda-wait")
-
-    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        size = self._block_bytes
-        copies = [
-            (run.source * size, run.target * size, run.length * size)
-            for run in merge_runs(source, target)
-        ]
-        return _Lane(self, copies)
-
-    async def copy(self, layer: int, copies: Sequence[tuple[int, int, int]], fence: Fence) -> None:
-        """Copy (source offset, target offset, bytes) spans of a layer once ``fence`` has passed."""
-        import torch
-
-        source, target = self._source[layer], self._target[layer]
-        landed = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(fence)  # type: ignore[arg-type]
-            for here, there, nbytes in copies:
-                target[there : there + nbytes].copy_(
-                    source[here : here + nbytes], non_blocking=True
-                )
-            landed.record(self._stream)
-        await asyncio.get_running_loop().run_in_executor(self._waiter, landed.synchronize)
-
-    def close(self) -> None:
-        self._stream.synchronize()
-        self._waiter.shutdown()
-        del self._source, self._target
-
-
-class _Lane(Lane):
-    def __init__(self, transport: CudaIpcTransport, copies: Sequence[tuple[int, int, int]]) -> None:
-        self._transport = transport
-        self._copies = copies
-
-    async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
-        await self._transport.copy(layer, self._copies, fence)
-        moved(sum(nbytes for _, _, nbytes in self._copies))
-        return len(self._copies)
-
-
 def _open(encoded: bytes) -> Any:
-    """The receiver's cache as a flat uint8 tensor on this process's view of the device."""
     import torch
 
     try:

@@ -1,14 +1,17 @@
 """Between hosts with RDMA: the sender writes straight into the receiver's cache through NIXL.
 
-1. Once the handshake is over the receiver opens a ``Window``: an agent of NIXL's for this link
-   alone, with which its cache is registered. The sender gets the agent's metadata and the cache's
-   address.
-2. A put posts one write of all spans of a layer and polls until NIXL reports it done, which it
-   does when the bytes are in place at the receiver. NIXL has no way to call a write back, so a
-   put that does not end costs the link.
-3. When the link ends, however it ends, the receiver closes the window before it gives blocks
-   back. With the agent go the keys and connections, so what a lost or mute sender still has on
-   its way finds no way in. To deregister the memory is not enough: over TCP it keeps none out.
+1. A receiver has one ``OpenWindow``: an agent of NIXL's with which its cache is registered. Once
+   the handshake of a link is over the sender gets the agent's metadata and where each region lies.
+   A sender has one agent, too, and prepares the descriptors of all blocks once a link.
+2. A put posts a write of some blocks at a time, by their numbers, and polls until NIXL reports it
+   done, which it does when the bytes are in place at the receiver. NIXL has no way to call a write
+   back, so a put that does not end costs the link.
+3. A link that is lost, or whose sender keeps silent, with transfers under way: the window takes no
+   more grants, and is closed once the transfers that others have in it have ended. Only then the
+   lost one's blocks are given back. With the agent go the keys and connections, so what a lost or
+   mute sender still has on its way finds no way in. To deregister the memory is not enough: over
+   TCP it keeps none out. All other links are sent a new window meanwhile, and grants go on through
+   that.
    Nor would any of this stop a process on the same host that has mapped the cache, so UCX is not
    to use shared memory or CUDA IPC (``FENCED``); within a host there are our own transports.
 
@@ -26,19 +29,21 @@ import functools
 import logging
 import os
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from splitwise.transfer.device_blocks import DeviceMemory
 from splitwise.transfer.errors import LinkError, LinkLost
 from splitwise.transfer.frames import Window
+from splitwise.transfer.host_blocks import Blocks
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory, HostMemory
-from splitwise.transfer.runs import merge_runs
+from splitwise.transfer.pairing import LayoutPair, Place
 from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
-from splitwise.transfer.transports.cuda_ipc import DeviceMemory
 
 FENCED = "^shm,cuda_ipc"
 """UCX_TLS where it is not set: all of UCX's ways but those that a closed window does not stop."""
@@ -46,30 +51,59 @@ EAGER_S = 200e-6
 """A write over RDMA is mostly done by then; only this long is asked without pause."""
 LONGEST_PAUSE_S = 0.005
 RECEIVER_PAUSE_S = 0.001
+WRITE_BYTES = 8 * 2**20
+"""The most that is posted at once: NIXL says nothing of a write until all of it is done."""
 
-Spans = npt.NDArray[np.uint64]
-"""A row a span: address, bytes, device index."""
+_THIS_AGENT = "NIXL_INIT_AGENT"
+Numbers = npt.NDArray[np.int32]
 
 
 class Agent:
     """An agent of NIXL's with one cache registered. Closing it fences the cache off."""
 
-    def __init__(self, memory: CacheMemory, nbytes: int) -> None:
-        """Takes a second or more the first time, and pins ``nbytes`` of memory.
+    def __init__(self, memory: CacheMemory, layout: CacheLayout) -> None:
+        """Takes a second or more the first time, and pins the cache.
 
         Raises:
             LinkError: NIXL does not work here.
         """
         api = _load()
-        self._cache, self.kind, self.base, self.device_index = _locate(memory)
+        self._cache, self.kind, self.regions, self.device_index = _locate(memory, layout)
+        sizes = [layout.region_bytes(index) for index in range(len(layout.regions))]
         try:
             config = api.nixl_agent_config(enable_prog_thread=False)
             self.nixl = api.nixl_agent(f"splitwise-{secrets.token_hex(8)}", config)
             self._registered = self.nixl.register_memory(
-                [(self.base, nbytes, self.device_index, "")], self.kind
+                [
+                    (base, nbytes, self.device_index, "")
+                    for base, nbytes in zip(self.regions, sizes, strict=True)
+                ],
+                self.kind,
             )
         except nixl_errors() as error:
             raise LinkError(f"NIXL cannot register the cache: {error}") from error
+
+    def prepare(
+        self,
+        agent: str,
+        regions: Sequence[int],
+        device_index: int,
+        blocks: int,
+        places: Sequence[Sequence[Place]],
+    ) -> Any:
+        """Descriptors of all ``blocks`` in all ``places`` of ``agent``'s cache, in that order."""
+        rows = [
+            (
+                regions[place.region] + place.offset_bytes,
+                place.nbytes,
+                device_index,
+                place.stride_bytes,
+                blocks,
+            )
+            for layer in places
+            for place in layer
+        ]
+        return self.nixl.prep_xfer_dlist(agent, np.array(rows, np.uint64), self.kind)
 
     def close(self) -> None:
         """NIXL frees an agent, its connections and its keys when the last reference goes."""
@@ -78,106 +112,148 @@ class Agent:
 
 
 class OpenWindow:
-    """The receiver's end of one link."""
+    """The receiver's agent, for all links."""
 
     def __init__(self, memory: CacheMemory, layout: CacheLayout) -> None:
         """
         Raises:
             LinkError: NIXL does not work here.
         """
-        self._agent: Agent | None = Agent(memory, layout.total_bytes)
-        self.message = Window(
-            self._agent.nixl.get_agent_metadata(), self._agent.base, self._agent.device_index
-        )
-        self._polling = False
+        self._agent: Agent | None = Agent(memory, layout)
+        agent = self._agent
+        self.message = Window(agent.nixl.get_agent_metadata(), agent.regions, agent.device_index)
+        self.granted = 0
+        """Transfers under way through it, those of lost senders left out."""
+        self.is_retired = False
+        """It takes no more grants, and is closed when none is left."""
+        self.when_closed: list[Callable[[], None]] = []
+        self._is_polling = False
 
-    async def poll(self, granted: Collection[object]) -> None:
-        """Let UCX take in what comes, until nothing is ``granted`` any more. Once is enough.
+    @property
+    def is_open(self) -> bool:
+        return self._agent is not None
+
+    async def poll(self) -> None:
+        """Let UCX take in what comes, until nothing is granted any more. Once is enough.
 
         Raises:
             LinkError: NIXL has given up.
         """
-        if self._polling:
+        if self._is_polling:
             return
-        self._polling = True
+        self._is_polling = True
         try:
-            while granted and self._agent is not None:
+            while self.granted and self._agent is not None:
                 self._agent.nixl.get_new_notifs()
                 await asyncio.sleep(RECEIVER_PAUSE_S)
         except nixl_errors() as error:
             raise LinkError(f"NIXL: {error}") from error
         finally:
-            self._polling = False
+            self._is_polling = False
+
+    def close_if_unused(self) -> None:
+        if self.is_retired and not self.granted:
+            self.close()
 
     def close(self) -> None:
-        """On return the sender cannot write into the cache any more. Harmless twice."""
+        """On return no sender can write into the cache through it. Harmless twice."""
         if self._agent is not None:
             self._agent.close()
             self._agent = None
+        while self.when_closed:
+            self.when_closed.pop()()
+
+
+class SharedAgent:
+    """The one agent of a sender, made with its first link over NIXL."""
+
+    def __init__(self, memory: CacheMemory, layout: CacheLayout) -> None:
+        self._memory = memory
+        self._layout = layout
+        self._agent: Agent | None = None
+        self._opening = asyncio.Lock()
+
+    async def get(self) -> Agent:
+        """Off this thread, since it may take seconds.
+
+        Raises:
+            LinkError: NIXL does not work here.
+        """
+        async with self._opening:
+            if self._agent is None:
+                self._agent = await asyncio.to_thread(Agent, self._memory, self._layout)
+            return self._agent
+
+    def close(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
 
 
 class NixlTransport(Transport):
-    """Writes from ``memory`` through the receiver's window."""
+    """Writes from ``agent``'s cache through the receiver's window."""
 
     name = "nixl"
 
     def __init__(
         self,
-        memory: CacheMemory,
+        agent: Agent,
+        source: Blocks,
         layout: CacheLayout,
         window: Window,
         their_layout: CacheLayout,
         put_s: float,
     ) -> None:
-        """``put_s``: how long one put may take before the link is given up.
+        """``put_s``: how long a receiver may take to have ``WRITE_BYTES``.
 
         Raises:
-            LinkError: NIXL does not work here, or cannot read what the receiver's said.
+            LinkError: the receiver's agent cannot be reached.
         """
-        self._agent = Agent(memory, layout.total_bytes)
-        self._layout = layout
-        self._window = window
-        self._their_layout = their_layout
+        self.source = source
+        self.agent = agent
+        self.pair = LayoutPair(layout, their_layout)
+        self.blocks = layout.blocks
+        self.their_blocks = their_layout.blocks
         self._put_s = put_s
-        self._closed = False
+        self._is_closed = False
+        self.here = agent.prepare(
+            _THIS_AGENT, agent.regions, agent.device_index, layout.blocks, self.pair.at_source
+        )
+        self._windows: list[_Remote] = []
+        self.take(window)
+
+    def take(self, window: Window) -> None:
+        """Write through this window from now on.
+
+        Raises:
+            LinkError: the receiver's agent cannot be reached.
+        """
+        if len(window.regions) <= max(p.region for layer in self.pair.at_target for p in layer):
+            raise LinkError(f"a window of {len(window.regions)} regions")
         try:
-            self._peer = self._agent.nixl.add_remote_agent(window.metadata)
+            self._windows.append(_Remote(self, window))
         except nixl_errors() as error:
-            self._agent.close()
             raise LinkError(f"NIXL cannot reach the receiver's agent: {error}") from error
 
     def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        size = self._layout.block_bytes
-        runs = merge_runs(source, target)
-        here = [
-            (self._agent.base + run.source * size, run.length * size, self._agent.device_index)
-            for run in runs
-        ]
-        there = [
-            (self._window.base + run.target * size, run.length * size, self._window.device_index)
-            for run in runs
-        ]
-        return _Lane(self, np.array(here, np.uint64), np.array(there, np.uint64))
+        return _Lane(
+            self, self._windows[-1], np.array(source, np.int32), np.array(target, np.int32)
+        )
 
-    async def write(self, layer: int, here: Spans, there: Spans) -> None:
-        """Copy spans, given for the first layer, of ``layer``, and wait until they are in place.
+    async def write(self, here: Numbers, there: Numbers, remote: "_Remote") -> None:
+        """Copy blocks, by the numbers of their descriptors, and wait until they are in place.
 
         Raises:
             LinkError: the receiver is gone, or took nothing for too long.
         """
-        nixl, kind = self._agent.nixl, self._agent.kind
+        nixl = self.agent.nixl
         try:
-            transfer = nixl.initialize_xfer(
-                "WRITE",
-                nixl.get_xfer_descs(_shifted(here, layer * self._layout.layer_bytes), kind),
-                nixl.get_xfer_descs(_shifted(there, layer * self._their_layout.layer_bytes), kind),
-                self._peer,
-            )
-            del nixl  # it must go with ``close``, also while this waits
-            await self._until_done(transfer, self._agent.nixl.transfer(transfer))
+            transfer = nixl.make_prepped_xfer("WRITE", self.here, here, remote.prepared, there)
+            try:
+                await self._until_done(transfer, nixl.transfer(transfer))
+            finally:
+                transfer.release()
         except nixl_errors() as error:
             raise LinkLost(f"NIXL: {error}") from error
-        transfer.release()
 
     async def _until_done(self, transfer: Any, state: str) -> None:
         loop = asyncio.get_running_loop()
@@ -189,29 +265,67 @@ class NixlTransport(Transport):
             # A quarter of the time it has taken so far: never much too late, and soon rarely.
             pause_s = 0.0 if waited_s < EAGER_S else min(waited_s / 4, LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
-            if self._closed:
+            if self._is_closed:
                 raise LinkLost("this machine closed the connection")
-            state = self._agent.nixl.check_xfer_state(transfer)
+            state = self.agent.nixl.check_xfer_state(transfer)
         if state != "DONE":
             raise LinkLost(f"NIXL: a write ended as {state}")
 
     def close(self) -> None:
-        self._closed = True
-        self._agent.close()
+        self._is_closed = True
+        for remote in self._windows:
+            remote.close()
+        self.here.release()
+
+
+class _Remote:
+    """A receiver's window, seen from here."""
+
+    def __init__(self, transport: NixlTransport, window: Window) -> None:
+        agent = transport.agent
+        self._nixl = agent.nixl
+        self._name = self._nixl.add_remote_agent(window.metadata)
+        self.prepared = agent.prepare(
+            self._name,
+            window.regions,
+            window.device_index,
+            transport.their_blocks,
+            transport.pair.at_target,
+        )
+
+    def close(self) -> None:
+        with suppress(*nixl_errors()):  # a receiver that is gone, or a write that still hangs
+            self.prepared.release()
+        with suppress(*nixl_errors()):
+            self._nixl.remove_remote_agent(self._name)
 
 
 class _Lane(Lane):
-    def __init__(self, transport: NixlTransport, here: Spans, there: Spans) -> None:
+    def __init__(
+        self, transport: NixlTransport, remote: _Remote, source: Numbers, target: Numbers
+    ) -> None:
         self._transport = transport
-        self._here = here
-        self._there = there
+        self._remote = remote
+        self._source = source
+        self._target = target
+        self._rows = np.cumsum([0, *(len(layer) for layer in transport.pair.at_source)])
 
     async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         if fence is not None:
             await asyncio.to_thread(cast(Any, fence).synchronize)
-        await self._transport.write(layer, self._here, self._there)
-        moved(int(self._here[:, 1].sum()))
-        return len(self._here)
+        transport = self._transport
+        size = transport.pair.block_bytes[layer]
+        at_once = max(1, WRITE_BYTES // size)
+        rows = np.arange(self._rows[layer], self._rows[layer + 1], dtype=np.int32)[:, None]
+        writes = 0
+        for at in range(0, len(self._source), at_once):
+            here = (rows * transport.blocks + self._source[at : at + at_once]).ravel()
+            there = (rows * transport.their_blocks + self._target[at : at + at_once]).ravel()
+            await transport.write(here, there, self._remote)
+            writes += 1
+            if not moved(len(self._source[at : at + at_once]) * size):
+                break
+        return writes
 
 
 @functools.cache
@@ -244,14 +358,13 @@ def nixl_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _locate(memory: CacheMemory) -> tuple[object, str, int, int]:
-    """What keeps the cache mapped, NIXL's name for its kind, its address, and its device."""
+def _locate(memory: CacheMemory, layout: CacheLayout) -> tuple[object, str, list[int], int]:
+    """What keeps the cache mapped, NIXL's name for its kind, where its regions lie, its device."""
     if memory.device.startswith("cuda"):
-        tensor = cast(DeviceMemory, memory).tensor
-        return tensor, "VRAM", tensor.data_ptr(), tensor.device.index
+        tensors = list(cast(DeviceMemory, memory).tensors)
+        bases = [tensor.data_ptr() for tensor in tensors]
+        return tensors, "VRAM", bases, tensors[0].device.index
     cache = np.frombuffer(cast(HostMemory, memory).buffer, np.uint8)
-    return cache, "DRAM", cache.ctypes.data, 0
-
-
-def _shifted(spans: Spans, nbytes: int) -> Spans:
-    return spans + np.array([nbytes, 0, 0], np.uint64)
+    base = int(cache.ctypes.data)
+    bases = [base + layout.region_offset_bytes(index) for index in range(len(layout.regions))]
+    return cache, "DRAM", bases, 0

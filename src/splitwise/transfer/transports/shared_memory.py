@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.errors import LinkError
+from splitwise.transfer.host_blocks import HostBlocks
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import HostMemory
-from splitwise.transfer.runs import cut_runs, merge_runs
+from splitwise.transfer.pairing import LayoutPair
+from splitwise.transfer.runs import Run, cut_runs, merge_runs
 from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 
 COPY_BYTES = 8 * 2**20
@@ -50,56 +52,48 @@ class SharedMemoryTransport(Transport):
     name = "shared_memory"
 
     def __init__(
-        self, memory: HostMemory, layout: CacheLayout, theirs: HostMemory, their_layout: CacheLayout
+        self,
+        memory: HostMemory,
+        layout: CacheLayout,
+        theirs: HostMemory,
+        their_layout: CacheLayout,
     ) -> None:
-        self._source = _by_layer(memory, layout)
-        self._target = _by_layer(theirs, their_layout)
+        pair = LayoutPair(layout, their_layout)
+        self.source = source = HostBlocks(memory, layout, pair.at_source)
+        target = HostBlocks(theirs, their_layout, pair.at_target)
+        self._copies = [
+            list(zip(source.arrays(layer), target.arrays(layer), strict=True))
+            for layer in range(pair.layers)
+        ]
+        self._most = max(1, COPY_BYTES // max(pair.block_bytes))
         self._theirs = theirs
-        self._block_bytes = layout.block_bytes
 
     def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        return _Lane(self._source, self._target, self._copies(source, target))
+        return _Lane(self._copies, cut_runs(merge_runs(source, target), self._most))
 
     def close(self) -> None:
-        del self._source, self._target
+        del self._copies
         self._theirs.close()
-
-    def _copies(self, source: Sequence[int], target: Sequence[int]) -> list[tuple[slice, slice]]:
-        size = self._block_bytes
-        return [
-            (
-                slice(run.source * size, (run.source + run.length) * size),
-                slice(run.target * size, (run.target + run.length) * size),
-            )
-            for run in cut_runs(merge_runs(source, target), COPY_BYTES // size)
-        ]
 
 
 class _Lane(Lane):
-    def __init__(
-        self, source: list[Bytes], target: list[Bytes], copies: list[tuple[slice, slice]]
-    ) -> None:
-        self._source = source
-        self._target = target
-        self._copies = copies
+    def __init__(self, strips: list[list[tuple[Bytes, Bytes]]], runs: Sequence[Run]) -> None:
+        self._strips = strips
+        self._runs = runs
 
     async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
-        source, target = self._source[layer], self._target[layer]
-        since_told_bytes = 0
-        for count, (here, there) in enumerate(self._copies, start=1):
-            np.copyto(target[there], source[here])
-            since_told_bytes += here.stop - here.start
-            if since_told_bytes < COPY_BYTES:
-                continue
-            if not moved(since_told_bytes):
-                return count
-            since_told_bytes = 0
-            await asyncio.sleep(0)  # lets frames and calls of others in
+        copies = since_told_bytes = 0
+        for source, target in self._strips[layer]:
+            for run in self._runs:
+                here = source[run.source : run.source + run.length]
+                np.copyto(target[run.target : run.target + run.length], here)
+                copies += 1
+                since_told_bytes += here.size
+                if since_told_bytes < COPY_BYTES:
+                    continue
+                if not moved(since_told_bytes):
+                    return copies
+                since_told_bytes = 0
+                await asyncio.sleep(0)  # lets frames and calls of others in
         moved(since_told_bytes)
-        return len(self._copies)
-
-
-def _by_layer(memory: HostMemory, layout: CacheLayout) -> list[Bytes]:
-    """The cache as one flat array of bytes a layer."""
-    cache = np.frombuffer(memory.buffer, dtype=np.uint8)
-    return list(cache[: layout.total_bytes].reshape(layout.layers, layout.layer_bytes))
+        return copies

@@ -1,32 +1,45 @@
-"""Between any two hosts: several parallel streams beside the control link.
+"""Between any two machines: several parallel streams beside the control link.
 
-1. The sender cuts a layer's block table into stripes, one a stream at most, and sends each as a
-   piece: a header that names entries of the table, then their bytes, straight from its cache.
-2. The receiver looks up where these entries lie in its own cache and receives straight into them.
-   It alone writes, and a piece can name nothing but entries of a granted table, so a sender
-   cannot reach other blocks. Pieces of a transfer that has ended are read and thrown away.
+1. The sender cuts a layer's block table into stripes, one a stream at most, and these into pieces:
+   a header that names entries of the table, then their bytes, in the pair's order. They come
+   straight from a cache in host memory, by way of buffers (``staging``) from one on a device.
+2. The receiver looks up where these entries lie in its own cache and receives straight into them,
+   or into a buffer first. It alone writes, and a piece can name nothing but entries of a granted
+   table, so a sender cannot reach other blocks. Pieces of a transfer that has ended are read and
+   thrown away.
 """
 
 import asyncio
+import contextlib
 import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from splitwise.transfer.channel import Channel
+from splitwise.transfer.channel import Buffer, Channel
+from splitwise.transfer.errors import LinkError
+from splitwise.transfer.host_blocks import HostBlocks
 from splitwise.transfer.incoming import Incoming
-from splitwise.transfer.layout import CacheLayout
-from splitwise.transfer.memory import HostMemory
 from splitwise.transfer.runs import contiguous
+from splitwise.transfer.staging import BUFFER_BYTES, Staging
 from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
 
 PIECE = struct.Struct("!QIII")
 """Transfer number, layer, first entry of the block table, entries."""
 STRIPE_BYTES = 256 * 2**10
 """A stripe is not worth a stream of its own below this."""
-PIECE_BYTES = 2**20
+PIECE_BYTES = BUFFER_BYTES
 """A longer stripe goes in several pieces, between which the sender can stop."""
 _SCRATCH_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Entries of the block table from ``first`` on: their blocks, and these as runs."""
+
+    first: int
+    blocks: Sequence[int]
+    runs: list[tuple[int, int]]
 
 
 class TcpTransport(Transport):
@@ -34,105 +47,116 @@ class TcpTransport(Transport):
 
     name = "tcp"
 
-    def __init__(self, memory: HostMemory, layout: CacheLayout, streams: Sequence[Channel]) -> None:
-        self._cache = memory.buffer[: layout.total_bytes]
-        self._layout = layout
+    def __init__(
+        self,
+        source: HostBlocks | Staging,
+        block_bytes: Sequence[int],
+        streams: Sequence[Channel],
+    ) -> None:
+        """``block_bytes``: what moves of a block, by layer."""
+        self.block_bytes = block_bytes
+        self.source = source.cache if isinstance(source, Staging) else source
+        self._from = source
         self._streams = streams
         self._turns = [asyncio.Lock() for _ in streams]
         self._next = 0
 
     def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        return _Lane(self, number, self._layout, source, len(self._streams))
+        # Two stripes a stream where one of them is copied from the device while the other is sent.
+        stripes = len(self._streams) * (2 if isinstance(self._from, Staging) else 1)
+        return _Lane(self, number, source, stripes)
 
     def close(self) -> None:
         for stream in self._streams:
             stream.close()
 
-    async def send(self, header: bytes, spans: Sequence[tuple[int, int]]) -> None:
-        """Send one piece over the next stream: the bytes at each (offset, length) of the cache."""
+    @contextlib.asynccontextmanager
+    async def reading(
+        self, layer: int, piece: _Piece, fence: Fence
+    ) -> AsyncIterator[Sequence[Buffer]]:
+        """The bytes of a piece, for as long as they are needed."""
+        if isinstance(self._from, HostBlocks):
+            yield self._from.spans(layer, piece.runs)
+            return
+        async with self._from.buffer() as buffer:
+            nbytes = await self._from.load(buffer, layer, piece.blocks, fence)
+            yield [memoryview(buffer.numpy())[:nbytes]]
+
+    async def send(self, header: bytes, spans: Sequence[Buffer]) -> None:
+        """Send one piece over the next stream."""
         self._next = (self._next + 1) % len(self._streams)
         turn, stream = self._turns[self._next], self._streams[self._next]
         async with turn:
-            await stream.send([header, *(self._cache[at : at + size] for at, size in spans)])
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """``count`` entries of the block table from ``first`` on, as runs (first block, length)."""
-
-    first: int
-    count: int
-    runs: list[tuple[int, int]]
+            await stream.send([header, *spans])
 
 
 class _Lane(Lane):
     def __init__(
-        self,
-        transport: TcpTransport,
-        number: int,
-        layout: CacheLayout,
-        source: Sequence[int],
-        streams: int,
+        self, transport: TcpTransport, number: int, source: Sequence[int], stripes: int
     ) -> None:
         self._transport = transport
         self._number = number
-        self._layout = layout
+        largest = max(transport.block_bytes)
         self._stripes = [
-            [
-                _Piece(at, size, contiguous(source[at : at + size]))
-                for at, size in _pieces(first, count, layout.block_bytes)
-            ]
-            for first, count in _cut(len(source), layout.block_bytes, streams)
+            [_piece(source, at, size) for at, size in _pieces(first, count, largest)]
+            for first, count in _cut(len(source), largest, stripes)
         ]
 
     async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         if len(self._stripes) == 1:
-            return await self._send(layer, self._stripes[0], moved)
-        sent = await asyncio.gather(*(self._send(layer, stripe, moved) for stripe in self._stripes))
-        return sum(sent)
+            return await self._send(layer, self._stripes[0], fence, moved)
+        work = [self._send(layer, stripe, fence, moved) for stripe in self._stripes]
+        sent = 0
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome  # now that no other reads the cache any more
+            sent += outcome
+        return sent
 
-    async def _send(self, layer: int, stripe: Sequence["_Piece"], moved: Moved) -> int:
+    async def _send(self, layer: int, stripe: Sequence[_Piece], fence: Fence, moved: Moved) -> int:
         """Send a stripe, or as much of it as ``moved`` wants; returns in how many pieces."""
-        size = self._layout.block_bytes
+        transport = self._transport
         for sent, piece in enumerate(stripe, start=1):
-            spans = [(self._layout.offset_bytes(layer, block), n * size) for block, n in piece.runs]
-            header = PIECE.pack(self._number, layer, piece.first, piece.count)
-            await self._transport.send(header, spans)
-            if not moved(piece.count * size):
+            header = PIECE.pack(self._number, layer, piece.first, len(piece.blocks))
+            async with transport.reading(layer, piece, fence) as spans:
+                await transport.send(header, spans)
+            if not moved(len(piece.blocks) * transport.block_bytes[layer]):
                 return sent
         return len(stripe)
 
 
 async def receive_pieces(
     channel: Channel,
-    memory: HostMemory,
-    layout: CacheLayout,
+    target: HostBlocks | Staging,
+    block_bytes: Sequence[int],
     find: Callable[[int], Incoming | None],
     landed: Callable[[Incoming], None],
     tell_period_s: float,
 ) -> None:
     """Receive pieces from one stream until the sender closes it.
 
-    ``find`` gives the live transfer of a number, None for one that has ended, and raises
-    LinkError for a number never granted. ``landed`` is called after each piece.
-    ``tell_period_s`` is how often the sender hears that it lands.
+    ``block_bytes`` is what moves of a block, by layer. ``find`` gives the live transfer of a
+    number, None for one that has ended, and raises LinkError for a number never granted.
+    ``landed`` is called after each piece. ``tell_period_s`` is how often the sender hears that it
+    lands.
 
     Raises:
         LinkLost: the stream has ended.
         LinkError: the sender broke the protocol.
     """
     header = memoryview(bytearray(PIECE.size))
-    scratch = memoryview(bytearray(_SCRATCH_BYTES))
+    pieces = _PieceReader(channel, target, tell_period_s)
     while True:
         await channel.receive_into(header)
         number, layer, first, count = PIECE.unpack(header)
+        if layer >= len(block_bytes):
+            raise LinkError(f"piece of layer {layer} of {len(block_bytes)}")
         incoming = find(number)
         if incoming is None or incoming.pieces is None:
-            await _drain(channel, count * layout.block_bytes, scratch)
+            await pieces.drain(count * block_bytes[layer])
             continue
-        for at, size in incoming.pieces.place(layer, first, count):
-            view = memory.buffer[at : at + size]
-            await _receive_span(channel, view, incoming, scratch, tell_period_s)
+        blocks = incoming.pieces.place(layer, first, count)
+        await pieces.read(incoming, layer, blocks)
         if incoming.outcome is None:
             incoming.pieces.landed(count)
             landed(incoming)
@@ -140,30 +164,61 @@ async def receive_pieces(
         await asyncio.sleep(0)
 
 
-async def _receive_span(
-    channel: Channel,
-    view: memoryview,
-    incoming: Incoming,
-    scratch: memoryview,
-    tell_period_s: float,
-) -> None:
-    """Fill ``view``, but only while the transfer lives: asked again before every write."""
-    while len(view):
-        target = view if incoming.outcome is None else scratch[: len(view)]
-        received = channel.try_receive(target)
-        if not received:
-            await channel.until_readable()
-        elif incoming.outcome is None:
-            incoming.moved(received, tell_period_s)
-        view = view[received:]
+class _PieceReader:
+    """Takes the bytes of pieces from one stream, into the cache or to nowhere."""
+
+    def __init__(
+        self, channel: Channel, target: HostBlocks | Staging, tell_period_s: float
+    ) -> None:
+        self._channel = channel
+        self._target = target
+        self._tell_period_s = tell_period_s
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+
+    async def read(self, incoming: Incoming, layer: int, blocks: Sequence[int]) -> None:
+        """The piece that holds ``blocks`` of a layer."""
+        if isinstance(self._target, HostBlocks):
+            for view in self._target.spans(layer, contiguous(blocks)):
+                await self._fill(view, incoming)
+            return
+        for strip, place in enumerate(self._target.cache.places[layer]):
+            at_once = self._target.buffer_bytes // place.nbytes
+            for at in range(0, len(blocks), at_once):
+                await self._store(incoming, layer, strip, blocks[at : at + at_once], place.nbytes)
+
+    async def _store(
+        self, incoming: Incoming, layer: int, strip: int, blocks: Sequence[int], nbytes: int
+    ) -> None:
+        """By way of a buffer. While the device copies, the blocks are not given back."""
+        assert isinstance(self._target, Staging)
+        async with self._target.buffer() as buffer:
+            await self._fill(memoryview(buffer.numpy())[: len(blocks) * nbytes], incoming)
+            with incoming.storing() as may_store:
+                if may_store:
+                    await self._target.store(buffer, layer, strip, blocks)
+
+    async def _fill(self, view: memoryview, incoming: Incoming) -> None:
+        """Fill ``view``, but only while the transfer lives: asked again before every write."""
+        while len(view):
+            target = view if incoming.outcome is None else self._scratch[: len(view)]
+            received = self._channel.try_receive(target)
+            if not received:
+                await self._channel.until_readable()
+            elif incoming.outcome is None:
+                incoming.moved(received, self._tell_period_s)
+            view = view[received:]
+
+    async def drain(self, nbytes: int) -> None:
+        while nbytes:
+            received = self._channel.try_receive(self._scratch[:nbytes])
+            if not received:
+                await self._channel.until_readable()
+            nbytes -= received
 
 
-async def _drain(channel: Channel, nbytes: int, scratch: memoryview) -> None:
-    while nbytes:
-        received = channel.try_receive(scratch[:nbytes])
-        if not received:
-            await channel.until_readable()
-        nbytes -= received
+def _piece(source: Sequence[int], first: int, count: int) -> _Piece:
+    blocks = source[first : first + count]
+    return _Piece(first, blocks, contiguous(blocks))
 
 
 def _pieces(first: int, count: int, block_bytes: int) -> list[tuple[int, int]]:
@@ -172,8 +227,8 @@ def _pieces(first: int, count: int, block_bytes: int) -> list[tuple[int, int]]:
     return [(at, min(most, first + count - at)) for at in range(first, first + count, most)]
 
 
-def _cut(entries: int, block_bytes: int, streams: int) -> list[tuple[int, int]]:
+def _cut(entries: int, block_bytes: int, stripes: int) -> list[tuple[int, int]]:
     """Cut a block table into (first, count) stripes of nearly equal length."""
-    wanted = max(1, min(streams, entries, entries * block_bytes // STRIPE_BYTES))
+    wanted = max(1, min(stripes, entries, entries * block_bytes // STRIPE_BYTES))
     bounds = [entries * index // wanted for index in range(wanted + 1)]
     return [(first, after - first) for first, after in itertools.pairwise(bounds)]
