@@ -98,7 +98,7 @@ class MockMachine:
         name = self._pool.name
         address = ReceiverAddress(name, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
         layout = CacheLayout.flat(2, 1 << 22, 16, 128)
-        machine = Register(name, self._pool, info, layout, address)
+        machine = Register(name, self._pool, info, layout, [address])
         assert isinstance(await register(self._wire, KEY, machine), Welcome)
         beat = asyncio.create_task(self._beat())
         try:

@@ -54,7 +54,7 @@ class SilentLink:
     def __init__(self, number: int, pool: Pool) -> None:
         name = f"m{number}"
         address = ReceiverAddress(name, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
-        self.register = Register(name, pool, _MODEL, CacheLayout.flat(2, 4096, 16, 128), address)
+        self.register = Register(name, pool, _MODEL, CacheLayout.flat(2, 4096, 16, 128), [address])
 
     def send(self, message: msgspec.Struct) -> None:
         pass
@@ -121,7 +121,7 @@ class IdleRunner(MachineRunner):
 
     def __init__(self, number: int) -> None:
         register = SilentLink(number, Pool.MIXED).register
-        self.facts = MachineFacts(register.model, register.layout, register.address)
+        self.facts = MachineFacts(register.model, register.layout, register.addresses)
 
     async def run(self) -> None:
         await asyncio.get_running_loop().create_future()

@@ -73,7 +73,7 @@ class Link:
     def __init__(self, machine_id: str, pool: Pool, blocks: int = 64) -> None:
         address = ReceiverAddress(machine_id, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
         layout = CacheLayout.flat(2, blocks, 16, 1024)
-        self.register = Register(machine_id, pool, MODEL, layout, address)
+        self.register = Register(machine_id, pool, MODEL, layout, [address])
         self.told: list[msgspec.Struct] = []
 
     def send(self, message: msgspec.Struct) -> None:

@@ -31,7 +31,7 @@ async def test_both_machines_are_told_at_once_and_tokens_come_in_order() -> None
     live = f.cluster.submit(request())
     run, expect = f.links[0].last(), f.links[1].last()
     assert isinstance(run, RunPrompt) and isinstance(expect, Expect)
-    assert run.target == f.links[1].register.address
+    assert run.target == f.links[1].register.addresses
     assert expect.source_id == "m0"
     assert run.spec == expect.spec
     task = run.spec.task
@@ -76,7 +76,7 @@ async def test_a_lost_token_machine_restarts_from_prompt_plus_tokens_so_far() ->
     assert isinstance(run, RunPrompt)
     assert run.spec.history == [*range(10), 20, 21] and run.spec.prompt_tokens == 10
     assert run.spec.max_history_tokens == 15
-    assert run.target == f.links[2].register.address
+    assert run.target == f.links[2].register.addresses
     f.output(1, first_task, 12, 66)  # A late word of the lost machine.
     f.output(0, live.task, 12, 22)
     assert [s.token for s in (await live.next()).samples] == [20, 21, 22]

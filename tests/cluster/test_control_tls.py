@@ -63,8 +63,8 @@ class Scheduler:
             wire: Wire[ToWorker] = await Wire.dial(*(address or self.address), ToWorker, tls)
             self.wires.append(wire)
             machine: Register = Link(name, Pool.MIXED).register
-            taken_in = msgspec.structs.replace(machine.address, tls=with_tls)
-            machine = msgspec.structs.replace(machine, address=taken_in)
+            taken_in = msgspec.structs.replace(machine.addresses[0], tls=with_tls)
+            machine = msgspec.structs.replace(machine, addresses=[taken_in])
             return await register(wire, KEY, machine)
 
 

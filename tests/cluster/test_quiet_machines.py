@@ -24,7 +24,7 @@ def test_requests_leave_a_quiet_machine_which_is_used_again_when_it_is_heard() -
     assert f.links[1].last() == Cancel(first_task)  # It hears of it when it can.
     run = f.links[0].last()
     assert isinstance(run, RunPrompt) and run.spec.history == [*range(10), 20, 21]
-    assert run.target == f.links[2].register.address
+    assert run.target == f.links[2].register.addresses
     other = f.cluster.submit(request())
     assert other.token_machine == 2
     f.output(1, first_task, 12, 66)  # It goes on where it was held up.

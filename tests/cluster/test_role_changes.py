@@ -27,7 +27,7 @@ class RigLink:
 
     def __init__(self, rig: Rig, machine_id: str, pool: Pool) -> None:
         engine = rig.engine
-        self.register = Register(machine_id, pool, engine.model, engine.layout, rig.address)
+        self.register = Register(machine_id, pool, engine.model, engine.layout, rig.addresses)
         self._rig = rig
         self.is_told_to_end = False
         self.is_draining: Callable[[], bool] = lambda: False

@@ -96,7 +96,7 @@ def test_a_cache_arrives_whole_and_is_not_seen_on_the_way(encrypted: bool, tls: 
         assert isinstance(arrived, Arrived) and arrived.payload == b"first token"
         assert isinstance(prompt.event(), Sent)
         np.testing.assert_array_equal(token.cache[:, BLOCKS[::-1]], prompt.cache[:, BLOCKS])
-        assert len(tap.seen) > LAYOUT.layers * len(BLOCKS) * LAYOUT.block_bytes
+        assert len(tap.seen) > LAYOUT.layers * len(BLOCKS) * LAYOUT.block_bytes(0)
         secrets = [prompt.cache[layer, 7, :64].tobytes() for layer in range(LAYOUT.layers)]
         secrets.append(b"first token")
         assert [secret in tap.seen for secret in secrets] == [not encrypted] * len(secrets)

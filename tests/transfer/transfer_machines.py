@@ -22,14 +22,18 @@ import pytest
 from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer import (
     CacheLayout,
+    CacheMemory,
     Deadlines,
     HostMemory,
     KVReceiver,
     KVSender,
+    MachineReceiver,
+    MachineSender,
     ReceiverAddress,
     ReceiverEvent,
     SenderEvent,
 )
+from splitwise.transfer.events import OnReceiverEvent, OnSenderEvent
 from splitwise.transfer.transports.nixl import Agent
 from splitwise.transfer.transports.own_end import nixl_installed
 
@@ -118,6 +122,24 @@ class LocalMachine:
         self.sender.close()
         self.receiver.close()
         self.memory.close()
+
+
+def ends_of_one_rank(
+    memory: CacheMemory, layout: CacheLayout, name: str, key: str, on_event: Callable[[Any], None]
+) -> tuple[MachineReceiver, MachineSender]:
+    """The ends of a machine that is one rank."""
+
+    def receiver(rank_id: str, _: int, report: OnReceiverEvent) -> KVReceiver:
+        return KVReceiver(memory, layout, rank_id, key, report)
+
+    def sender(rank_id: str, _: int, report: OnSenderEvent) -> KVSender:
+        return KVSender(memory, layout, rank_id, key, report)
+
+    heads = layout.all_heads
+    return (
+        MachineReceiver(heads, 1, receiver, name, on_event),
+        MachineSender(heads, 1, sender, name, on_event),
+    )
 
 
 class RemoteMachine:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 import torch
+from transfer_machines import ends_of_one_rank
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.torch.engine import TorchEngine
 from splitwise.protocol.generation import FinishReason
 from splitwise.protocol.messages import Outputs
-from splitwise.transfer import KVReceiver, KVSender, ReceiverAddress
+from splitwise.transfer import ReceiverAddress
 from splitwise.worker.machine import Machine, MachineLimits
 
 VOCABULARY = 128
@@ -53,14 +54,14 @@ class Rig:
         self.engine = TorchEngine(folder, blocks * block_bytes)
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.said: list[msgspec.Struct] = []
-        common = (self.engine.memory, self.engine.layout, name, KEY)
-        self.receiver = KVReceiver(*common, on_event=self.inbox.put)
-        self.sender = KVSender(*common, on_event=self.inbox.put)
+        self.receiver, self.sender = ends_of_one_rank(
+            self.engine.memory, self.engine.layout, name, KEY, self.inbox.put
+        )
         self.machine = Machine(self.engine, self.sender, self.receiver, self.said.append, limits)
 
     @property
-    def address(self) -> ReceiverAddress:
-        return self.receiver.address
+    def addresses(self) -> list[ReceiverAddress]:
+        return self.receiver.addresses
 
     def turn(self) -> None:
         """Take in what has come, and run one iteration."""

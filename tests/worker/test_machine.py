@@ -57,7 +57,7 @@ def alone(folder: ModelFolder, *specs: TaskSpec) -> list[list[int]]:
 def start_split(p: Rig, t: Rig, one: TaskSpec) -> None:
     """As over the wire: each machine has a copy of its own."""
     t.machine.handle(Expect(msgspec.convert(msgspec.to_builtins(one), TaskSpec), "p"))
-    p.machine.handle(RunPrompt(msgspec.convert(msgspec.to_builtins(one), TaskSpec), t.address))
+    p.machine.handle(RunPrompt(msgspec.convert(msgspec.to_builtins(one), TaskSpec), t.addresses))
 
 
 @pytest.mark.parametrize("prompt_tokens", [1, 7, 8, 16, 17, 100])
@@ -102,7 +102,7 @@ def test_a_stop_token_ends_on_either_machine(folder: ModelFolder, pair: tuple[Ri
 
 def test_cancel_frees_in_every_state(pair: tuple[Rig, Rig]) -> None:
     p, t = pair
-    p.machine.handle(RunPrompt(spec(1), t.address))
+    p.machine.handle(RunPrompt(spec(1), t.addresses))
     t.machine.handle(Expect(spec(1), "p"))
     for rig in pair:  # Queued on one, expected on the other.
         rig.machine.handle(Cancel(1))
@@ -226,7 +226,7 @@ def test_a_prompt_machine_that_dies_fails_what_it_was_to_send(
     start_split(mortal, t, spec(1))
     run_until(lambda: mortal.is_empty and t.is_empty, mortal, t)  # So the link is up.
     t.machine.handle(Expect(spec(2, 10), "p"))
-    mortal.sender.begin("2", t.address, [0])  # And no layer ever comes.
+    mortal.sender.begin("2", t.addresses, [0])  # And no layer ever comes.
     mortal.close()
     run_until(lambda: t.is_empty, t)
     [failure] = t.heard(TaskFailed)
@@ -273,7 +273,7 @@ def test_a_decode_is_preempted_at_most_four_times_in_a_row(folder: ModelFolder) 
 def test_a_status_names_the_tasks_that_only_a_transfer_keeps(pair: tuple[Rig, Rig]) -> None:
     """Those that were such at two statuses in a row: most are gone by the next."""
     p, t = pair
-    p.machine.handle(RunPrompt(spec(1, 100), t.address))  # which nobody expects
+    p.machine.handle(RunPrompt(spec(1, 100), t.addresses))  # which nobody expects
     p.turn()
     assert p.tokens(1)
     assert p.machine.status().leaving_blocks == {}

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from scripted_cluster import MODEL, Counters, request
+from transfer_machines import ends_of_one_rank
 
 from splitwise.cluster.scheduler import ClusterLimits, ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
@@ -36,8 +37,6 @@ from splitwise.transfer import (
     CacheLayout,
     Failed,
     HostMemory,
-    KVReceiver,
-    KVSender,
     ReceiverAddress,
     ReceiverEvent,
     SenderEvent,
@@ -64,10 +63,10 @@ class Asynchronous(MachineRunner):
         self._loop = asyncio.get_running_loop()
         self._memory = HostMemory(LAYOUT.total_bytes)
         self.cache = np.frombuffer(self._memory.buffer, np.int64).reshape(LAYOUT.layers, -1)
-        common = (self._memory, LAYOUT, name, KEY)
-        self._receiver = KVReceiver(*common, on_event=self._on_event)
-        self._sender = KVSender(*common, on_event=self._on_event)
-        self.facts = MachineFacts(MODEL, LAYOUT, self._receiver.address)
+        self._receiver, self._sender = ends_of_one_rank(
+            self._memory, LAYOUT, name, KEY, self._on_event
+        )
+        self.facts = MachineFacts(MODEL, LAYOUT, self._receiver.addresses)
         self.free = set(range(LAYOUT.blocks))
         self.work: dict[int, asyncio.Task[None]] = {}
         self._events: dict[str, asyncio.Future[ReceiverEvent | SenderEvent]] = {}
@@ -87,7 +86,7 @@ class Asynchronous(MachineRunner):
             case RunPrompt(spec=spec):
                 self._start(spec, self._prompt(spec, command.target))
             case Expect(spec=spec):
-                self._start(spec, self._expected(spec, command.source_id))
+                self._start(spec, self._expected(command))
             case Cancel(task=task) if task in self.work:
                 self.work[task].cancel()
 
@@ -136,11 +135,12 @@ class Asynchronous(MachineRunner):
                 self._sender.finish(name, msgspec.msgpack.encode(spec.history[-1]))
                 await self._ended(name, self._sender.cancel)
 
-    async def _expected(self, spec: TaskSpec, source_id: str) -> None:
+    async def _expected(self, command: Expect) -> None:
+        spec = command.spec
         name = str(spec.task)
         with self._blocks(spec) as blocks:
             self._events[name] = self._loop.create_future()
-            self._receiver.expect(name, source_id, blocks)
+            self._receiver.expect(name, command.source_id, command.source_ranks, blocks)
             event = await self._ended(name, self._receiver.cancel)
             if isinstance(event, Failed):
                 self._say(TaskFailed(spec.task, event.reason, in_transfer=True))

@@ -72,7 +72,7 @@ class Late:
 
     def run_prompt(self, sends: bool = False) -> None:
         spec = TaskSpec(1, [7] * 20, 20, 28, SamplingParams(temperature=0), [])
-        self.rig.inbox.put(RunPrompt(spec, self.rig.address if sends else None))
+        self.rig.inbox.put(RunPrompt(spec, self.rig.addresses if sends else None))
 
 
 @pytest.fixture

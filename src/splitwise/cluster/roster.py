@@ -68,6 +68,7 @@ class Roster:
             any_other = self.links[next(iter(self._connected))]
             assert any_other is not None
             _check_same_model(any_other.register, register)
+        register.layout.of_rank(0, len(register.addresses))
         capacity = register.layout.blocks * register.layout.block_tokens
         index = self._indices.get(register.machine_id)
         if index is None:

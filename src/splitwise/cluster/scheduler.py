@@ -271,8 +271,9 @@ class ClusterScheduler:
         if source is target:
             source.send(RunPrompt(spec))
             return
-        target.send(Expect(spec, source.register.machine_id))
-        source.send(RunPrompt(spec, target.register.address))
+        ranks = len(source.register.addresses)
+        target.send(Expect(spec, source.register.machine_id, ranks))
+        source.send(RunPrompt(spec, target.register.addresses))
 
     def _leave_machines(self, live: LiveRequest, tell: bool) -> None:
         """Take back what the present attempt was charged; ``tell`` its machines to drop it."""

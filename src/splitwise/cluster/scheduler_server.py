@@ -197,7 +197,7 @@ class SchedulerServer:
         Raises:
             ValueError: caches would go to or from it as the cluster's others do not let them.
         """
-        if machine.address.tls != (self._tls is not None):
+        if any(each.tls != (self._tls is not None) for each in machine.addresses):
             here, there = ("with", "without") if self._tls else ("without", "with")
             raise ValueError(
                 f"it takes caches in {there} TLS, this cluster runs {here}: give all machines "

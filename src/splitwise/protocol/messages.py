@@ -17,6 +17,10 @@ from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+MOST_RANKS = 256
+Ranks = Annotated[int, msgspec.Meta(ge=1, le=MOST_RANKS)]
+Addresses = Annotated[list[ReceiverAddress], msgspec.Meta(min_length=1, max_length=MOST_RANKS)]
+"""Of a machine's receivers, one a rank."""
 
 
 # What a worker claims in the handshake, and the cluster's answer.
@@ -29,7 +33,7 @@ class Register(msgspec.Struct):
     pool: Pool
     model: ModelInfo
     layout: CacheLayout
-    address: ReceiverAddress
+    addresses: Addresses
 
 
 class Welcome(msgspec.Struct, tag=True):
@@ -66,17 +70,19 @@ class TaskSpec(msgspec.Struct):
 
 
 class RunPrompt(msgspec.Struct, tag=True):
-    """Compute a prompt; then push it to ``target``, or stay for the token phase (None)."""
+    """Compute a prompt; then push it to ``target``, an address a rank, or stay for the token phase
+    (None)."""
 
     spec: TaskSpec
-    target: ReceiverAddress | None = None
+    target: Addresses | None = None
 
 
 class Expect(msgspec.Struct, tag=True):
-    """Reserve blocks: machine ``source_id`` will push this task's cache."""
+    """Reserve blocks: machine ``source_id`` of so many ranks will push this task's cache."""
 
     spec: TaskSpec
     source_id: str
+    source_ranks: Ranks = 1
 
 
 class Cancel(msgspec.Struct, tag=True):

@@ -13,6 +13,10 @@ The life of a transfer, with who acts (T the token machine, P the prompt machine
    progress), a checksum. Each end still gets exactly one event, and gets it when its blocks may be
    used again, not before.
 
+A machine of several ranks has a sender and a receiver a rank (``KVSender``, ``KVReceiver``), each
+over the heads that it holds of every block; ``MachineSender`` and ``MachineReceiver`` are all of
+them as one.
+
 Knows bytes, block tables and sockets; nothing of models, engines or schedulers.
 """
 
@@ -29,6 +33,7 @@ from splitwise.transfer.events import (
     TransferStats,
 )
 from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.machine_ends import MachineReceiver, MachineSender
 from splitwise.transfer.memory import CacheMemory, HostMemory
 from splitwise.transfer.receiver import KVReceiver
 from splitwise.transfer.sender import KVSender
@@ -43,6 +48,8 @@ __all__ = [
     "HostMemory",
     "KVReceiver",
     "KVSender",
+    "MachineReceiver",
+    "MachineSender",
     "ReceiverAddress",
     "ReceiverEvent",
     "Released",

@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from splitwise.engine.base import Engine
 from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.protocol.messages import Cancel, MachineStatus
-from splitwise.transfer import KVReceiver, KVSender
+from splitwise.transfer import KVReceiver, KVSender, MachineReceiver, MachineSender
+from splitwise.transfer.events import OnReceiverEvent, OnSenderEvent
 from splitwise.worker.machine import Machine, TransferEvent
 from splitwise.worker.options import WorkerError, WorkerOptions
 from splitwise.worker.runner import Command, MachineFacts, MachineRunner, OpenRunner, Say
@@ -39,43 +40,54 @@ class EngineRunner(MachineRunner):
         with ExitStack() as resources:
             receiver = self._open_receiver(engine, options)
             resources.callback(receiver.close)
-            sender = KVSender(
+            sender = self._make_sender(engine, options)
+            resources.callback(sender.close)
+            self._machine = Machine(engine, sender, receiver, say, options.limits)
+            self._ends = resources.pop_all()
+        self.facts = MachineFacts(engine.model, engine.layout, receiver.addresses)
+
+    def _make_sender(self, engine: Engine, options: WorkerOptions) -> MachineSender:
+        def of_rank(rank_id: str, _: int, on_event: OnSenderEvent) -> KVSender:
+            return KVSender(
                 engine.memory,
                 engine.layout,
-                options.machine_id,
+                rank_id,
                 options.cluster_key,
-                on_event=self._inbox.put,
+                on_event,
                 transport=options.transport,
                 checksum=options.checksum,
                 tls=self._tls,
                 deadlines=options.deadlines,
             )
-            resources.callback(sender.close)
-            self._machine = Machine(engine, sender, receiver, say, options.limits)
-            self._ends = resources.pop_all()
-        self.facts = MachineFacts(engine.model, engine.layout, receiver.address)
 
-    def _open_receiver(self, engine: Engine, options: WorkerOptions) -> KVReceiver:
-        try:
-            receiver = KVReceiver(
+        heads, inbox = engine.layout.all_heads, self._inbox.put
+        return MachineSender(heads, 1, of_rank, options.machine_id, inbox)
+
+    def _open_receiver(self, engine: Engine, options: WorkerOptions) -> MachineReceiver:
+        def of_rank(rank_id: str, _: int, on_event: OnReceiverEvent) -> KVReceiver:
+            return KVReceiver(
                 engine.memory,
                 engine.layout,
-                options.machine_id,
+                rank_id,
                 options.cluster_key,
-                on_event=self._inbox.put,
+                on_event,
                 host=options.host,
                 port=options.transfer_port,
                 announce=options.announce,
                 tls=self._tls,
                 deadlines=options.deadlines,
             )
+
+        heads, inbox = engine.layout.all_heads, self._inbox.put
+        try:
+            receiver = MachineReceiver(heads, 1, of_rank, options.machine_id, inbox)
         except OSError as error:
             raise WorkerError(
                 f"--host {options.host}, --transfer-port {options.transfer_port}: cannot listen "
                 f"there ({error}); give an address of this machine that the others reach, and a "
                 "free port"
             ) from error
-        address = receiver.address
+        [address] = receiver.addresses
         log.info(
             "caches are taken in at %s:%d by %s",
             address.host,

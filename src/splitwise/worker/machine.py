@@ -50,8 +50,8 @@ from splitwise.transfer import (
     Arrived,
     Cancelled,
     Failed,
-    KVReceiver,
-    KVSender,
+    MachineReceiver,
+    MachineSender,
     ReceiverAddress,
     Released,
     Sent,
@@ -88,8 +88,8 @@ class Machine:
     def __init__(
         self,
         engine: Engine,
-        sender: KVSender,
-        receiver: KVReceiver,
+        sender: MachineSender,
+        receiver: MachineReceiver,
         emit: Callable[[msgspec.Struct], None],
         limits: MachineLimits,
     ) -> None:
@@ -140,11 +140,12 @@ class Machine:
         """Take in what the cluster scheduler or a transfer has to say."""
         match message:
             case RunPrompt(spec=spec, target=target):
-                if self._is_fit(spec):
+                if self._is_fit(spec, len(target or [None])):
                     self._prompts.append(self._admit(spec, TaskState.QUEUED, target=target))
-            case Expect(spec=spec, source_id=source_id):
-                if self._is_fit(spec):
-                    task = self._admit(spec, TaskState.UNRESERVED, source_id=source_id)
+            case Expect(spec=spec, source_id=source_id, source_ranks=ranks):
+                if self._is_fit(spec, ranks):
+                    state = TaskState.UNRESERVED
+                    task = self._admit(spec, state, source_id=source_id, source_ranks=ranks)
                     self._newcomers.append(task)
                     self._reserve()
             case Cancel(task=task_id):
@@ -156,17 +157,17 @@ class Machine:
             case Sent() | Cancelled() | Released():
                 self._free(self._tasks[int(message.transfer_id)])
 
-    def _is_fit(self, spec: TaskSpec) -> bool:
+    def _is_fit(self, spec: TaskSpec, other_ranks: int) -> bool:
         """Whether the task can run; if not, the cluster scheduler is told. An iteration with a
         task that cannot would cost the others in it, too."""
-        reason = self._unfit_reason(spec)
+        reason = self._unfit_reason(spec, other_ranks)
         if reason is None:
             return True
         log.warning("task %d is refused: %s", spec.task, reason)
         self._emit(TaskFailed(spec.task, reason, in_transfer=False))
         return False
 
-    def _unfit_reason(self, spec: TaskSpec) -> str | None:
+    def _unfit_reason(self, spec: TaskSpec, other_ranks: int) -> str | None:
         model, tokens = self._engine.model, len(spec.history)
         if spec.task in self._tasks:
             return "a task of that number is here already"
@@ -181,17 +182,22 @@ class Machine:
             return f"{tokens} tokens in a cache of {self._pool.total} blocks"
         if min(spec.history) < 0 or max(spec.history) >= model.vocab_size:
             return f"token ids outside 0 to {model.vocab_size - 1}"
+        try:
+            self._engine.layout.of_rank(0, other_ranks)
+        except ValueError as error:
+            return f"the other machine: {error}"
         return None
 
     def _admit(
         self,
         spec: TaskSpec,
         state: TaskState,
-        target: ReceiverAddress | None = None,
+        target: list[ReceiverAddress] | None = None,
         source_id: str | None = None,
+        source_ranks: int = 1,
     ) -> Task:
         self._arrivals += 1
-        task = Task(spec, state, self._arrivals, target, source_id)
+        task = Task(spec, state, self._arrivals, target, source_id, source_ranks)
         self._tasks[task.id] = task
         return task
 
@@ -268,7 +274,7 @@ class Machine:
             self._take_blocks(task, needed)
             task.state = TaskState.EXPECTED
             assert task.source_id is not None
-            self._receiver.expect(task.transfer_id, task.source_id, task.blocks)
+            self._receiver.expect(task.transfer_id, task.source_id, task.source_ranks, task.blocks)
 
     def _take_blocks(self, task: Task, count: int) -> None:
         blocks = self._pool.allocate(count)

@@ -35,7 +35,8 @@ class MachineFacts:
 
     model: ModelInfo
     layout: CacheLayout
-    address: ReceiverAddress
+    addresses: list[ReceiverAddress]
+    """One a rank."""
 
 
 class MachineRunner(ABC):

@@ -116,7 +116,7 @@ class Session:
     async def _register(self, wire: Wire[ToWorker], facts: MachineFacts) -> None:
         options = self._options
         machine = Register(
-            options.machine_id, options.pool, facts.model, facts.layout, facts.address
+            options.machine_id, options.pool, facts.model, facts.layout, facts.addresses
         )
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):

@@ -37,8 +37,9 @@ class Task:
     spec: TaskSpec
     state: TaskState
     arrival: int
-    target: ReceiverAddress | None = None
+    target: list[ReceiverAddress] | None = None
     source_id: str | None = None
+    source_ranks: int = 1
     blocks: list[int] = field(default_factory=list)
     is_sending: bool = False
     """Whether its transfer was begun."""

@@ -1,0 +1,226 @@
+"""A machine's end of its transfers: the ends of its ranks as one.
+
+1. ``begin`` and ``expect`` make a part for each pair of ranks that share heads (``ranks``), each a
+   transfer of its own between the two.
+2. What a part's end reports (on that end's thread) goes into the transfer's ``_Parts``.
+3. When the last part has ended the transfer has: with Sent or Arrived where all parts did. Where
+   one failed the others at this end are cancelled first, so that all blocks come back at once.
+
+A machine of one rank has transfers of one part, which pass straight through.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+
+from splitwise.transfer.address import ReceiverAddress
+from splitwise.transfer.events import (
+    Arrived,
+    Failed,
+    OnReceiverEvent,
+    OnSenderEvent,
+    ReceiverEvent,
+    SenderEvent,
+    Sent,
+    TransferStats,
+)
+from splitwise.transfer.ranks import part_id, parts_of, rank_id
+from splitwise.transfer.receiver import KVReceiver
+from splitwise.transfer.sender import KVSender
+
+Event = ReceiverEvent | SenderEvent
+
+
+@dataclass
+class _Parts:
+    """A transfer's parts at this end, by their ids: which rank has it, and how it ended."""
+
+    ranks: dict[str, int]
+    ended: list[Event] = field(default_factory=list)
+    is_given_up: bool = False
+
+
+class _Transfers:
+    """The transfers of one end."""
+
+    def __init__(self, cancel: Callable[[int, str], None]) -> None:
+        """``cancel`` a part: its rank, its id."""
+        self._cancel = cancel
+        self.by_id: dict[str, _Parts] = {}
+        self._transfer_of: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, transfer_id: str, ranks: dict[str, int]) -> None:
+        """
+        Raises:
+            ValueError: the id is in use.
+        """
+        with self._lock:
+            if transfer_id in self.by_id:
+                raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
+            self.by_id[transfer_id] = _Parts(ranks)
+            self._transfer_of.update(dict.fromkeys(ranks, transfer_id))
+
+    def drop(self, transfer_id: str) -> None:
+        """It was not begun after all."""
+        with self._lock:
+            for part in self.by_id.pop(transfer_id).ranks:
+                del self._transfer_of[part]
+
+    def parts(self, transfer_id: str) -> dict[str, int]:
+        with self._lock:
+            parts = self.by_id.get(transfer_id)
+            return dict(parts.ranks) if parts is not None else {}
+
+    def on_event(self, report: Callable[[Event], None], event: Event) -> None:
+        """A part has ended."""
+        with self._lock:
+            transfer_id = self._transfer_of.pop(event.transfer_id)
+            parts = self.by_id[transfer_id]
+            parts.ended.append(event)
+            is_over = len(parts.ended) == len(parts.ranks)
+            if is_over:
+                del self.by_id[transfer_id]
+            gives_up = isinstance(event, Failed) and not parts.is_given_up
+            parts.is_given_up = parts.is_given_up or gives_up
+        if is_over:
+            report(_outcome(transfer_id, parts.ended))
+        elif gives_up:
+            for part, rank in parts.ranks.items():
+                self._cancel(rank, part)
+
+
+class MachineSender:
+    """The senders of a machine's ranks, in their order."""
+
+    def __init__(
+        self,
+        all_heads: int,
+        ranks: int,
+        make: Callable[[str, int, OnSenderEvent], KVSender],
+        machine_id: str,
+        on_event: OnSenderEvent,
+    ) -> None:
+        """``make`` makes a rank's sender: its id, its number, what it reports to. ``on_event`` is
+        called once for each ``begin``, on a sender's thread."""
+        self._all_heads = all_heads
+        self._transfers = _Transfers(lambda rank, part: self._ranks[rank].cancel(part))
+        report = partial(self._transfers.on_event, on_event)  # type: ignore[arg-type]
+        self._ranks = [
+            make(rank_id(machine_id, rank, ranks), rank, report) for rank in range(ranks)
+        ]
+
+    def begin(
+        self,
+        transfer_id: str,
+        target: Sequence[ReceiverAddress],
+        blocks: Sequence[int],
+        all_ready: bool = False,
+    ) -> None:
+        """As ``KVSender.begin``, to the ranks of a machine."""
+        parts = parts_of(self._all_heads, len(self._ranks), len(target))
+        ids = {part: part_id(transfer_id, part, len(parts)) for part in parts}
+        self._transfers.add(transfer_id, {ids[part]: part.source for part in parts})
+        try:
+            for part in parts:
+                sender = self._ranks[part.source]
+                sender.begin(ids[part], target[part.target], blocks, all_ready)
+        except ValueError:
+            self._transfers.drop(transfer_id)
+            raise
+
+    def layer_ready(self, transfer_ids: Sequence[str], layer: int) -> None:
+        """As ``KVSender.layer_ready``, of all ranks."""
+        by_rank: list[list[str]] = [[] for _ in self._ranks]
+        for transfer_id in transfer_ids:
+            for part, rank in self._transfers.parts(transfer_id).items():
+                by_rank[rank].append(part)
+        for sender, parts in zip(self._ranks, by_rank, strict=True):
+            if parts:
+                sender.layer_ready(parts, layer)
+
+    def finish(self, transfer_id: str, payload: bytes) -> None:
+        """As ``KVSender.finish``."""
+        for part, rank in self._transfers.parts(transfer_id).items():
+            self._ranks[rank].finish(part, payload)
+
+    def cancel(self, transfer_id: str) -> None:
+        """As ``KVSender.cancel``."""
+        for part, rank in self._transfers.parts(transfer_id).items():
+            self._ranks[rank].cancel(part)
+
+    def close(self) -> None:
+        for sender in self._ranks:
+            sender.close()
+
+
+class MachineReceiver:
+    """The receivers of a machine's ranks, in their order."""
+
+    def __init__(
+        self,
+        all_heads: int,
+        ranks: int,
+        make: Callable[[str, int, OnReceiverEvent], KVReceiver],
+        machine_id: str,
+        on_event: OnReceiverEvent,
+    ) -> None:
+        """As ``MachineSender``."""
+        self._all_heads = all_heads
+        self._transfers = _Transfers(lambda rank, part: self._ranks[rank].cancel(part))
+        report = partial(self._transfers.on_event, on_event)  # type: ignore[arg-type]
+        self._ranks = [
+            make(rank_id(machine_id, rank, ranks), rank, report) for rank in range(ranks)
+        ]
+        self.addresses = [receiver.address for receiver in self._ranks]
+        """One a rank; plain data, for senders."""
+
+    def expect(
+        self, transfer_id: str, source_id: str, source_ranks: int, blocks: Sequence[int]
+    ) -> None:
+        """As ``KVReceiver.expect``, from a machine of so many ranks."""
+        parts = parts_of(self._all_heads, source_ranks, len(self._ranks))
+        ids = {part: part_id(transfer_id, part, len(parts)) for part in parts}
+        self._transfers.add(transfer_id, {ids[part]: part.target for part in parts})
+        try:
+            for part in parts:
+                sender_id = rank_id(source_id, part.source, source_ranks)
+                self._ranks[part.target].expect(ids[part], sender_id, blocks)
+        except ValueError:
+            self._transfers.drop(transfer_id)
+            raise
+
+    def cancel(self, transfer_id: str) -> None:
+        """As ``KVReceiver.cancel``."""
+        for part, rank in self._transfers.parts(transfer_id).items():
+            self._ranks[rank].cancel(part)
+
+    def close(self) -> None:
+        for receiver in self._ranks:
+            receiver.close()
+
+
+def _outcome(transfer_id: str, ended: Sequence[Event]) -> Event:
+    """Of a transfer whose parts have ended so: as the worst of them."""
+    for event in ended:
+        if isinstance(event, Failed):
+            return Failed(transfer_id, event.reason)
+    done = [event for event in ended if isinstance(event, Sent | Arrived)]
+    if len(done) < len(ended):
+        worst = next(event for event in ended if event not in done)
+        return msgspec.structs.replace(worst, transfer_id=transfer_id)
+    stats = _together([event.stats for event in done])
+    return msgspec.structs.replace(done[0], transfer_id=transfer_id, stats=stats)
+
+
+def _together(stats: Sequence[TransferStats]) -> TransferStats:
+    return TransferStats(
+        transport=stats[0].transport,
+        bytes=sum(each.bytes for each in stats),
+        early_bytes=sum(each.early_bytes for each in stats),
+        visible_s=max(each.visible_s for each in stats),
+        puts=sum(each.puts for each in stats),
+    )
