@@ -28,7 +28,7 @@ check-slow: $(VENV)/.installed
 check-gpu: $(VENV)/.installed
 	$(BIN)/pytest -m gpu
 
-# Workers killed, frozen and cut off while clients stream: what is lost? About ten minutes.
+# Workers killed, frozen, cut off and failing while clients stream: what is lost? About ten minutes.
 chaos: $(VENV)/.installed
 	$(BIN)/python benchmarks/chaos.py
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import httpx
@@ -55,6 +55,9 @@ class Case:
     serve_arguments: list[str]
     requests: int
     clients: int
+    every_s: float
+    """Between two harms. A worker of the model takes 5 s of a core to start: with a harm every two
+    seconds these two cores would do little else."""
     longest_harm_s: float
     prompts: int
     """Different ones; each is sent again and again."""
@@ -70,6 +73,7 @@ CASES = {
         serve_arguments=["--queue-threshold=2048"],
         requests=20_000,
         clients=96,
+        every_s=2.0,
         longest_harm_s=12.0,
         prompts=200,
         token_ids=(4, 500),
@@ -82,6 +86,7 @@ CASES = {
         serve_arguments=["--max-wait-for-machine-s=120"],
         requests=200,
         clients=6,
+        every_s=4.0,
         longest_harm_s=12.0,
         prompts=20,
         token_ids=(1000, 20000),
@@ -199,15 +204,13 @@ async def wait_until_idle(cluster: AnyCluster) -> dict[str, float]:
             await asyncio.sleep(1.0)
 
 
-async def run_case(
-    name: str, case: Case, on_ray: bool, every_s: float, log: IO[bytes]
-) -> dict[str, Any]:
+async def run_case(name: str, case: Case, on_ray: bool, log: IO[bytes]) -> dict[str, Any]:
     bodies = bodies_of(case)
     expected = expected_of(name, case, bodies)
     new_cluster = ray_chaos_cluster if on_ray else chaos_cluster
     arguments = case.serve_arguments
     async with new_cluster(case.pools, case.arguments, arguments, log) as cluster:
-        chaos = asyncio.create_task(cluster.harm_for_ever(every_s, case.longest_harm_s))
+        chaos = asyncio.create_task(cluster.harm_for_ever(case.every_s, case.longest_harm_s))
         async with watched_outages(cluster.port) as outages:
             outcome = await load(cluster, case, bodies, expected)
         chaos.cancel()
@@ -219,6 +222,7 @@ async def run_case(
         "workers": sum(case.pools.values()),
         "requests": case.requests,
         "seconds": outcome.took_s,
+        "harm_every_s": case.every_s,
         "harms": dict(cluster.harms),
         "lost": sum(outcome.lost.values()),
         "reasons": dict(outcome.lost.most_common(5)),
@@ -255,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--requests", type=int, help="instead of the case's own number")
-    parser.add_argument("--every-s", type=float, default=2.0, help="between two harms")
+    parser.add_argument("--every-s", type=float, help="between two harms, instead of the case's")
     parser.add_argument("--launcher", choices=("local", "ray"), default="local")
     parser.add_argument("--json", action="store_true", help="print figures, keep no record")
     options = parser.parse_args()
@@ -263,13 +267,13 @@ def main() -> None:
     on_ray = options.launcher == "ray"
     for name in options.only:
         case, title = CASES[name], f"{name} on Ray" if on_ray else name
-        if options.requests:
-            case = Case(**{**vars(case), "requests": options.requests})
+        given = {"requests": options.requests, "every_s": options.every_s}
+        case = replace(case, **{field: value for field, value in given.items() if value})
         with tempfile.NamedTemporaryFile(
             prefix=f"chaos-{name}-", suffix=".log", delete=False
         ) as log:
             print(f"{name}: logging to {log.name}", file=sys.stderr)
-            run = run_case(name, case, on_ray, options.every_s, log)
+            run = run_case(name, case, on_ray, log)
             record[title] = asyncio.run(run)
         if not options.json:
             show(title, record[title])
