@@ -16,7 +16,7 @@ from splitwise.gateway.http.exchange import MAX_REQUEST_ID_CHARS, HttpLimits
 from splitwise.gateway.openai import protocol
 from splitwise.gateway.openai.errors import ErrorAnswer
 from splitwise.gateway.openai.unsupported import harmless_values
-from splitwise.gateway.openai.validation import ModelFacts
+from splitwise.gateway.openai.validation import ModelFacts, max_token_ids
 from splitwise.scheduling.pool import POOL_NAMES
 
 Schema = dict[str, Any]
@@ -231,7 +231,10 @@ def _schemas(model: ModelFacts, limits: HttpLimits) -> dict[str, Schema]:
     fields["CompletionRequest"]["logprobs"]["maximum"] = limits.max_logprobs
     for name in _NAME_THE_MODEL:
         fields[name]["model"] = {"enum": [model.name, None], "default": None}
-    fields["DetokenizeRequest"]["tokens"]["items"]["maximum"] = model.vocab_size - 1
+    tokens = fields["DetokenizeRequest"]["tokens"]
+    tokens["items"]["maximum"] = model.vocab_size - 1
+    tokens["maxItems"] = max_token_ids(model, limits)
+    fields["ChatRequest"]["messages"]["maxItems"] = limits.max_messages
     schemas["ChatMessage"]["required"].append("content")
     fields["Order"]["pool"] = {"enum": [*POOL_NAMES, None], "default": None}
     return schemas

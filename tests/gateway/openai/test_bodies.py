@@ -137,3 +137,9 @@ def test_a_large_body_that_is_no_json(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         asyncio.run(BodyDecoder(protocol.ChatRequest).decode(body, 1000))
     assert caught.value.status == 400
+
+
+def test_the_description_says_how_many(server: Running) -> None:
+    schemas = httpx.get(server.url + "/openapi.json").json()["components"]["schemas"]
+    assert schemas["ChatRequest"]["properties"]["messages"]["maxItems"] == 4096
+    assert schemas["DetokenizeRequest"]["properties"]["tokens"]["maxItems"] == 131_072

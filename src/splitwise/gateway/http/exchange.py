@@ -74,6 +74,9 @@ class HttpLimits(msgspec.Struct, frozen=True):
     max_choices: int = 128
     """Prompts times ``n`` of one request."""
     max_logprobs: int = 20
+    max_messages: int = 4096
+    least_token_ids: int = 131_072
+    """What a request may have of them at least; it may have as many as the model's context."""
 
 
 class BodyTooLarge(Exception):

@@ -42,7 +42,12 @@ from splitwise.gateway.openai.errors import FORESEEN, ApiError, as_api_error
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.generate import Job, Runner
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt
-from splitwise.gateway.openai.validation import ModelFacts, check_model, check_token_ids
+from splitwise.gateway.openai.validation import (
+    ModelFacts,
+    check_model,
+    check_token_ids,
+    max_token_ids,
+)
 from splitwise.gateway.pace import Turns
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import CONTENT_TYPE, Metrics
@@ -59,8 +64,6 @@ _tokenize_decoder = BodyDecoder(protocol.TokenizeRequest)
 _detokenize_decoder = BodyDecoder(protocol.DetokenizeRequest)
 _MODELS = "/v1/models"
 _TEXTS_AT_ONCE = 1024
-_TOKEN_IDS = 131_072
-"""What a request may have at least, whatever the model's context."""
 
 
 def create_app(
@@ -95,7 +98,7 @@ class App:
         self._turns = Turns()
         self._runner = Runner(generator, codec, metrics, self._turns)
         self._front = Front(codec, model, limits, self._turns)
-        self._max_token_ids = max(model.max_context_tokens, _TOKEN_IDS)
+        self._max_token_ids = max_token_ids(model, limits)
         self._codec = codec
         self._model = model
         self._metrics = metrics
@@ -214,7 +217,8 @@ class App:
             special = fields.add_special_tokens is not False
             tokens = await encode_prompt("prompt", fields.prompt, special, at_most, self._codec)
         else:
-            tokens = await chat_prompt(fields, fields.messages or [], self._codec, at_most)
+            messages = fields.messages or []
+            tokens = await chat_prompt(fields, messages, self._codec, at_most, self._limits)
         texts = await self._texts(tokens) if fields.return_token_strs else None
         await self._answer(
             reply,

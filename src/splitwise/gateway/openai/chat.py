@@ -25,7 +25,6 @@ from splitwise.gateway.openai.validation import (
 from splitwise.gateway.text.chat_template import ChatTemplateError
 from splitwise.gateway.text.codec import TextCodec
 
-MAX_MESSAGES: Final = 4096
 LONG_CONVERSATION: Final = 32_768
 """Of a larger ``_size`` the text is made in a thread."""
 _MESSAGE_CHARS: Final = 512
@@ -51,6 +50,7 @@ async def prepare_chat(request: ChatRequest, front: Front, origin: Origin) -> Jo
         request.messages,
         front.codec,
         front.model.max_context_tokens,
+        front.limits,
     )
     if front.codec.largest_id >= front.model.vocab_size:
         check_token_ids("messages", prompt, front.model)
@@ -64,6 +64,7 @@ async def chat_prompt(
     messages: Sequence[ChatMessage],
     codec: TextCodec,
     at_most_tokens: int,
+    limits: HttpLimits,
 ) -> list[int]:
     """The tokens of a conversation in the model's own template."""
     extra = request.chat_template_kwargs
@@ -74,10 +75,10 @@ async def chat_prompt(
         raise ApiError(
             400, f"chat_template_kwargs.{name} cannot be set: leave it out", "chat_template_kwargs"
         )
-    if len(messages) > MAX_MESSAGES:
+    if len(messages) > limits.max_messages:
         raise ApiError(
             400,
-            f"messages has {len(messages)} entries: send at most {MAX_MESSAGES}",
+            f"messages has {len(messages)} entries: send at most {limits.max_messages}",
             "messages",
         )
 

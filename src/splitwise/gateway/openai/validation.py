@@ -235,6 +235,11 @@ def check_logprobs(param: str, value: int | None, limits: HttpLimits) -> int:
     return 0 if value is None else _within(param, value, 0, limits.max_logprobs)
 
 
+def max_token_ids(model: ModelFacts, limits: HttpLimits) -> int:
+    """How many a request may have, over all its prompts."""
+    return max(model.max_context_tokens, limits.least_token_ids)
+
+
 def check_token_ids(param: str, tokens: Sequence[int], model: ModelFacts) -> None:
     if not tokens or (min(tokens) >= 0 and max(tokens) < model.vocab_size):
         return
