@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import environment, write_result
+from splitwise.protocol.handshake.tls import ClusterTls, TlsFiles
 from splitwise.transfer import (
     Arrived,
     CacheLayout,
@@ -52,10 +53,11 @@ class Case:
     checksum: bool = False
     layer_s: float = 0.0
     """Between two layers; 0 is bulk."""
+    tls: bool = False
 
     @property
     def sender_id(self) -> str:
-        return f"prompt-{self.transport}-{self.checksum}"
+        return f"prompt-{self.transport}-{self.checksum}-{self.tls}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Result:
     layer_ready_us: float
 
 
-def cases(transports: list[str], layer_s: float) -> list[Case]:
+def cases(transports: list[str], layer_s: float, with_tls: bool) -> list[Case]:
     made = []
     for transport in transports:
         made += [
@@ -81,6 +83,12 @@ def cases(transports: list[str], layer_s: float) -> list[Case]:
             Case("paced, one piece", transport, LONG_TOKENS, one_piece=True, layer_s=layer_s),
             Case("short", transport, SHORT_TOKENS),
             Case("short, one piece", transport, SHORT_TOKENS, one_piece=True),
+        ]
+    if with_tls and "tcp" in transports:
+        made += [
+            Case("bulk, TLS", "tcp", LONG_TOKENS, tls=True),
+            Case("paced, TLS", "tcp", LONG_TOKENS, layer_s=layer_s, tls=True),
+            Case("short, TLS", "tcp", SHORT_TOKENS, tls=True),
         ]
     return made
 
@@ -102,7 +110,9 @@ def filled_cache() -> HostMemory:
     return memory
 
 
-def prompt_machine(calls: multiprocessing.connection.Connection, core: int) -> None:
+def prompt_machine(
+    calls: multiprocessing.connection.Connection, core: int, tls: TlsFiles | None
+) -> None:
     """The child: sends what it is told to, until the pipe closes."""
     os.sched_setaffinity(0, {core})
     memory = filled_cache()
@@ -124,6 +134,7 @@ def prompt_machine(calls: multiprocessing.connection.Connection, core: int) -> N
                     events.put,
                     transport=case.transport,
                     checksum=case.checksum,
+                    tls=ClusterTls(tls) if tls is not None and case.tls else None,
                 )
                 on_exit.callback(sender.close)
             call_s = compute(senders[case.sender_id], case, address, transfer_id)
@@ -153,11 +164,20 @@ def compute(sender: KVSender, case: Case, address: ReceiverAddress, transfer_id:
 class TokenMachine:
     """This process: expects, and takes the figures down."""
 
-    def __init__(self, calls: multiprocessing.connection.Connection) -> None:
+    def __init__(
+        self, calls: multiprocessing.connection.Connection, tls: TlsFiles | None = None
+    ) -> None:
         self._calls = calls
         self._events: queue.Queue[object] = queue.Queue()
         self._memory = filled_cache()
-        self._receiver = KVReceiver(self._memory, LAYOUT, "token", KEY, self._events.put)
+        self._receiver = KVReceiver(
+            self._memory,
+            LAYOUT,
+            "token",
+            KEY,
+            self._events.put,
+            tls=None if tls is None else ClusterTls(tls),
+        )
         self._serial = 0
 
     def measure(self, case: Case, repeats: int) -> Result:
@@ -262,7 +282,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--layer-ms", type=float, default=3.0, help="paced: between two layers")
     parser.add_argument("--transports", default="shared_memory,tcp", help="by commas")
+    parser.add_argument("--tls-cert", default="", help="with --tls-key: TCP under TLS, too")
+    parser.add_argument("--tls-key", default="")
     args = parser.parse_args()
+    tls = TlsFiles(args.tls_cert, args.tls_key) if args.tls_cert else None
 
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[0]})
@@ -272,18 +295,21 @@ def main() -> None:
 
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     child = multiprocessing.get_context("spawn").Process(
-        target=prompt_machine, args=(theirs, cores[-1])
+        target=prompt_machine, args=(theirs, cores[-1], tls)
     )
     child.start()
     theirs.close()
-    token = TokenMachine(ours)
+    token, under_tls = TokenMachine(ours), TokenMachine(ours, tls)
     try:
-        all_cases = cases(args.transports.split(","), args.layer_ms / 1e3)
-        results = [token.measure(case, args.repeats) for case in all_cases]
+        all_cases = cases(args.transports.split(","), args.layer_ms / 1e3, tls is not None)
+        results = [
+            (under_tls if case.tls else token).measure(case, args.repeats) for case in all_cases
+        ]
     finally:
         ours.close()
         child.join(WAIT_S)
         token.close()
+        under_tls.close()
     Console().print(table(results, memcpy, plain_socket))
     write_result(
         "transfer",
