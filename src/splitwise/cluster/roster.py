@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from splitwise.cluster.reach import Reach
 from splitwise.protocol.messages import Register
 from splitwise.scheduling.cluster_state import (
     ClusterState,
@@ -49,6 +50,7 @@ class Roster:
         """Where operators put machines."""
         self.largest_tokens = 0
         """The largest cache of any machine that ever joined."""
+        self.reach = Reach()
         self._block_tokens = 1
         self._joined = asyncio.Event()
 
@@ -91,6 +93,7 @@ class Roster:
             bring_back(self.cluster, index, home, capacity)
         self._block_tokens = register.layout.block_tokens
         self._connected.add(index)
+        self.reach.add(index, register.addresses)
         self.largest_tokens = max(self.largest_tokens, capacity)
         self._joined.set()
         return index
@@ -99,6 +102,7 @@ class Roster:
         """A machine is lost; returns its id."""
         self.links[index] = None
         self._connected.remove(index)
+        self.reach.remove(index)
         take_out(self.cluster, index)
         return self.names[index]
 

@@ -65,6 +65,7 @@ from splitwise.scheduling import admission
 from splitwise.scheduling.cluster_state import left_out
 from splitwise.scheduling.placement import can_serve, could_hold, place_if_room
 from splitwise.scheduling.ranking import NOBODY
+from splitwise.scheduling.reach import least_pending_first
 from splitwise.scheduling.waiting import Tried, WaitingLine
 
 log = logging.getLogger(__name__)
@@ -235,6 +236,20 @@ class ClusterScheduler:
         return self._choose(live)
 
     def _choose(self, live: LiveRequest) -> tuple[int, int]:
+        """Among all, or in one group of machines that reach each other after the other."""
+        groups = self.roster.reach.groups()
+        if not groups:
+            return self._choose_among_all(live)
+        cluster = self.roster.cluster
+        everybody = {machine for group in groups for machine in group}
+        for group in least_pending_first(groups, list(cluster.pending_tokens)):
+            with left_out(cluster, everybody.difference(group)):
+                placed = self._choose_among_all(live)
+            if placed[0] != NOBODY:
+                return placed
+        return NOBODY, NOBODY
+
+    def _choose_among_all(self, live: LiveRequest) -> tuple[int, int]:
         tokens = len(live.history)
         return place_if_room(
             self.roster.cluster,

@@ -27,6 +27,8 @@ class ReceiverAddress(msgspec.Struct, frozen=True):
     """It has a device for RDMA."""
     tls: bool = False
     """Its TCP connections speak TLS."""
+    sends: str = ""
+    """The one transport that its machine's own sender takes; empty where it takes what fits."""
 
 
 def own_address(host: str, port: int) -> str:

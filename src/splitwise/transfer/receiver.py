@@ -26,6 +26,8 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+import msgspec
+
 from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.transfer.channel import Channel
 from splitwise.transfer.checksum import mismatch
@@ -90,6 +92,7 @@ class KVReceiver:
         port: int = 0,
         announce: tuple[str, int] | None = None,
         transports: Sequence[str] | None = None,
+        sends: str | None = None,
         deadlines: Deadlines | None = None,
         tls: ClusterTls | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class KVReceiver:
             host, port: the address to listen on, under which senders reach it; port 0 picks one.
             announce: the address under which they do, where it is another.
             transports: to offer, best first; None offers all that the memory allows.
+            sends: the transport that the machine's own sender is told to take, for others to know.
             tls: what TCP connections have to speak; None: none.
 
         Raises:
@@ -131,7 +135,7 @@ class KVReceiver:
             self._deadlines,
             tls,
         )
-        self.address = listener.address
+        self.address = msgspec.structs.replace(listener.address, sends=sends or "")
         """Plain data, for senders."""
         self._thread = LoopThread("kv-receiver")
         self._windows = Windows(

@@ -74,6 +74,7 @@ class EngineRunner(MachineRunner):
                 host=options.host,
                 port=options.transfer_port,
                 announce=options.announce,
+                sends=options.transport,
                 tls=self._tls,
                 deadlines=options.deadlines,
             )

@@ -1,5 +1,6 @@
 """Which transport a link takes, from what both ends can do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from splitwise.transfer.address import ReceiverAddress
@@ -63,6 +64,21 @@ def choose(address: ReceiverAddress, own: OwnEnd, forced: str | None) -> tuple[l
             f"no transport reaches {address.machine_id}: {what}; it offers {address.transports}"
         )
     return able, what
+
+
+def can_reach(source: Sequence[ReceiverAddress], target: Sequence[ReceiverAddress]) -> bool:
+    """Whether a machine can send caches to another, by the addresses of their ranks: of what is
+    known before anybody dials."""
+    return all(_finds_a_way(sender, receiver) for sender in source for receiver in target)
+
+
+def _finds_a_way(sender: ReceiverAddress, receiver: ReceiverAddress) -> bool:
+    own = OwnEnd(sender.device, sender.host_identity, sender.transports, sender.rdma)
+    try:
+        choose(receiver, own, sender.sends or None)
+    except LinkError:
+        return False
+    return True
 
 
 def _reaches(name: str, address: ReceiverAddress, own: OwnEnd, same_host: bool) -> bool:
