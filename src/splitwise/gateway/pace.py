@@ -29,6 +29,10 @@ class Pace:
 
     def __init__(self, turn: asyncio.Lock) -> None:
         self._turn = turn
+        self.begin()
+
+    def begin(self) -> None:
+        """To be called where the task has waited: that was no work."""
         self._began_s = time.perf_counter()
 
     async def rest(self) -> None:
@@ -37,4 +41,4 @@ class Pace:
             return
         async with self._turn:
             await asyncio.sleep(0)
-        self._began_s = time.perf_counter()
+        self.begin()

@@ -18,7 +18,7 @@ from splitwise.gateway.http.connection import Connection
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.openai.app import create_app
 from splitwise.gateway.openai.validation import ModelFacts
-from splitwise.gateway.pace import Turns
+from splitwise.gateway.pace import Pace, Turns
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
 
@@ -229,3 +229,30 @@ def test_what_is_read_at_once_is_parsed_in_pieces(
     came = exchange(server.port, head + chunks + one, 2)
     assert came.count(b"HTTP/1.1 200 OK") == 2 and b"one two three" in came
     assert max(parsed) <= 8192 and sum(parsed) == 5001 * len(one) + len(head + chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_ordinary_request_never_rests(
+    ask: Ask, parrot: Parrot, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it waits for its tokens: with all requests resting for that, one a turn, the
+    server would do half as many."""
+    rests: list[Pace] = []
+
+    async def rest(self: Pace) -> None:
+        rests.append(self)
+
+    monkeypatch.setattr(Pace, "rest", rest)
+    parrot.chunk_sizes = [1, 3]
+    status, _ = await ask(PLAIN, {"prompt": "one two three", "max_tokens": 50, "stream": stream})
+    assert status == 200 and not rests
+
+
+async def test_waiting_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "TURN_S", 0.01)
+    own = Turns().pace()
+    await asyncio.sleep(0.02)
+    own.begin()
+    async with turns_counted() as count:
+        await own.rest()
+        assert count[0] == 0

@@ -39,6 +39,8 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
     sized: list[tuple[list[int], int]] = []
     pace = front.turns.pace()
     for place, prompt in enumerate(prompts):
+        if place:
+            await pace.rest()
         where = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
         if isinstance(prompt, str):
             prompt = await encode_prompt(
@@ -51,7 +53,6 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
         room = check_room(where, len(prompt), max_tokens, default, front.model)
         check_token_ids(where, prompt, front.model)
         sized.append((prompt, room))
-        await pace.rest()
     return make_job(request, sized, n, logprobs, CompletionRenderer, front, origin)
 
 

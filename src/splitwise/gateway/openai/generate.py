@@ -132,8 +132,9 @@ class Runner:
         reason = "abort"  # of a task that is cancelled: the client left, or the server stops
         try:
             for request in job.requests:
+                if answers:
+                    await pace.rest()
                 answers.append(self._submit(job, request, len(answers), arrived_s))
-                await pace.rest()
             if job.streams:
                 await _stream(job, answers, reply, pace)
             else:
@@ -156,11 +157,10 @@ class Runner:
 
 async def _stream(job: Job, answers: list[Running], reply: Reply, pace: Pace) -> None:
     each = job.stream_options.continuous_usage_stats
-    async with aclosing(_deltas(answers)) as deltas:
+    async with aclosing(_deltas(answers, pace)) as deltas:
         async for running, delta in deltas:
             usage = job.usage(answers) if each else None
             await reply.events(job.renderer.event(running.answer, delta, usage))
-            await pace.rest()
     end = DONE
     if job.stream_options.include_usage:
         end = job.renderer.usage_event(job.usage(answers)) + DONE
@@ -170,10 +170,10 @@ async def _stream(job: Job, answers: list[Running], reply: Reply, pace: Pace) ->
 
 async def _collect(job: Job, answers: list[Running], reply: Reply, pace: Pace) -> None:
     parts: list[list[Delta]] = [[] for _ in answers]
-    async with aclosing(_deltas(answers)) as deltas:
+    async with aclosing(_deltas(answers, pace)) as deltas:
         async for running, delta in deltas:
             parts[running.answer.index].append(delta)
-            await pace.rest()
+    pace.begin()
     whole = [
         (running.answer, _joined(deltas)) for running, deltas in zip(answers, parts, strict=True)
     ]
@@ -193,22 +193,30 @@ def _joined_ids(deltas: list[Delta]) -> TokenIds:
     return [token for ids in known for token in ids] if known else msgspec.UNSET
 
 
-async def _deltas(answers: list[Running]) -> AsyncGenerator[tuple[Running, Delta], None]:
+async def _deltas(
+    answers: list[Running], pace: Pace
+) -> AsyncGenerator[tuple[Running, Delta], None]:
     """Every answer's deltas as they come. A single answer needs no task of its own."""
     if len(answers) == 1:
         running = answers[0]
         while running.answer.finish is None:
-            for delta in running.take(await running.next()):
+            chunk = await running.next()
+            pace.begin()
+            for place, delta in enumerate(running.take(chunk)):
+                if place:
+                    await pace.rest()
                 yield running, delta
         return
     waiting = {asyncio.create_task(running.next()): running for running in answers}
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            pace.begin()
             for task in done:
                 running = waiting.pop(task)
                 for delta in running.take(task.result()):
                     yield running, delta
+                    await pace.rest()
                 if running.answer.finish is None:
                     waiting[asyncio.create_task(running.next())] = running
     finally:
