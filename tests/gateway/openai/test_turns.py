@@ -249,10 +249,15 @@ async def test_an_ordinary_request_never_rests(
 
 
 async def test_waiting_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "TURN_S", 0.01)
+    clock = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock[0])
     own = Turns().pace()
-    await asyncio.sleep(0.02)
-    own.begin()
     async with turns_counted() as count:
+        clock[0] += 1  # it waits
+        own.begin()
         await own.rest()
         assert count[0] == 0
+        for _ in range(5):
+            clock[0] += 1  # it works
+            await own.rest()
+        assert count[0] > 0
