@@ -5,13 +5,19 @@ from hypothesis import strategies as st
 
 from splitwise.scheduling import admission
 from splitwise.scheduling.batching import (
+    choose_victims,
+    compose,
     count_prompts,
+    count_with_room,
     decode_places,
     is_aged,
     joins_batch,
     may_reserve,
+    order_running,
     pick_victim,
 )
+from splitwise.scheduling.fair_queue import FairQueue
+from splitwise.scheduling.waiting import goes_before
 
 
 def test_prompts_fill_the_budget_and_no_more() -> None:
@@ -93,3 +99,108 @@ def test_admission() -> None:
     assert admission.retry_after_s(4000, 200.0) == 10.0
     assert admission.retry_after_s(10, 0.0) == 1.0
     assert admission.retry_after_s(10**9, 1.0) == 60.0
+
+
+def test_where_prompts_may_be_cut_the_last_fills_the_batch() -> None:
+    assert compose([100, 100, 100], 0, 512, 250, may_cut=True) == (2, 50)
+    assert compose([5000], 40, 512, 250, may_cut=True) == (0, 210)
+    assert compose([100, 150], 0, 512, 250, may_cut=True) == (2, 0)
+    assert compose([100, 100], 250, 512, 250, may_cut=True) == (0, 0)
+    assert compose([100, 100], 0, 1, 250, may_cut=True) == (1, 0)  # no place is left for a part
+
+
+@given(
+    st.lists(st.integers(1, 300), max_size=8),
+    st.integers(0, 4),
+    st.integers(0, 6),
+    st.integers(1, 400),
+)
+def test_a_cut_batch_is_full_or_has_all_that_there_is_a_place_for(
+    prompt_tokens: list[int], aged: int, places: int, budget: int
+) -> None:
+    whole, chunk = compose(prompt_tokens, aged, aged + places, budget, may_cut=True)
+    taken = sum(prompt_tokens[:whole])
+    assert whole <= min(places, len(prompt_tokens))
+    assert taken + chunk <= max(budget - aged, 0)
+    if whole < min(places, len(prompt_tokens)):
+        assert taken + chunk == max(budget - aged, 0) and chunk < prompt_tokens[whole]
+    else:
+        assert chunk == 0
+
+
+@given(st.lists(st.integers(0, 6), max_size=9), st.integers(0, 5))
+def test_the_longest_preempted_come_first_and_the_order_is_kept_otherwise(
+    skips: list[int], cap: int
+) -> None:
+    order = [-1] * len(skips)
+    aged = order_running(skips, cap, order)
+    kinds = [0 if 0 < cap <= one else 1 if one else 2 for one in skips]
+    assert order == sorted(range(len(skips)), key=lambda i: kinds[i])
+    assert aged == kinds.count(0)
+
+
+def test_who_waits_for_blocks_holds_up_those_behind_it() -> None:
+    assert count_with_room([3, 3, 9, 1], free_blocks=10, running_requests=2) == 2
+    assert count_with_room([9], free_blocks=10, running_requests=2) == 0
+    assert count_with_room([], free_blocks=0, running_requests=2) == 0
+
+
+def grown_one_by_one(ranks: list[int], needed: list[int], held: list[int], free: int) -> set[int]:
+    """Who is preempted if everybody takes what it needs in turn, in order of rank."""
+    going_on = sorted(zip(ranks, needed, held, strict=True))
+    gone: set[int] = set()
+    for rank, needs, holds in list(going_on):
+        while rank not in gone and needs - holds > free:
+            last, _, its_held = going_on.pop()
+            free += its_held
+            gone.add(last)
+        if rank not in gone:
+            free -= needs - holds
+    return gone
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 99), st.integers(0, 2), st.integers(1, 5)),
+        unique_by=lambda row: row[0],
+        max_size=8,
+    ),
+    st.integers(0, 9),
+)
+def test_the_last_in_rank_go_and_no_more_than_need_be(
+    rows: list[tuple[int, int, int]], free: int
+) -> None:
+    ranks, more, held = ([row[i] for row in rows] for i in range(3))
+    needed = [a + b for a, b in zip(more, held, strict=True)]
+    wanted = grown_one_by_one(ranks, needed, held, free)
+    all_of = set(zip(ranks, needed, held, strict=True))
+    going_on = choose_victims(ranks, needed, held, free)
+    assert set(ranks[going_on:]) == wanted
+    assert ranks[going_on:] == sorted(wanted)  # the first to go, the highest, stands last
+    assert set(zip(ranks, needed, held, strict=True)) == all_of
+
+
+class Waiter:
+    """A request of the one client there is."""
+
+    client, priority, prompt_tokens = "", 0, 1
+
+    def __init__(self, number: int, was_started: bool) -> None:
+        self.number, self.was_started = number, was_started
+
+
+@given(st.lists(st.booleans(), max_size=9))
+def test_a_client_alone_is_served_in_the_order_that_the_simulator_serves(
+    started: list[bool],
+) -> None:
+    queue: FairQueue[Waiter] = FairQueue()
+    for number, was_started in enumerate(started):
+        queue.add(Waiter(number, was_started))
+    served = []
+    while queue.has_next:
+        served.append(queue.first())
+        queue.remove(served[-1])
+    for i, one in enumerate(served):
+        for other in served[i + 1 :]:
+            assert goes_before(one.was_started, one.number, other.was_started, other.number)
+            assert not goes_before(other.was_started, other.number, one.was_started, one.number)

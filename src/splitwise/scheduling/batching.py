@@ -4,10 +4,19 @@ Prompts are taken first come, first served, up to a token budget; decodes as far
 (Splitwise, section IV.C). A mixed machine runs both in one iteration: prompts first, and decodes
 in the places that are left. Those that are left out, preempted, keep their cache and age; after
 ``MAX_PREEMPTIONS`` iterations in a row they go before prompts.
+
+Before each iteration, on a server and in a simulator whose caches grow as there:
+
+1. Newcomers get blocks, in order (``count_with_room``).
+2. Those that run get what their next token needs; if there is too little, some give theirs up
+   (``choose_victims``, by ``pick_victim``).
+3. If prompts wait, the decodes are put in order (``order_running``), and the batch is composed
+   (``compose``): prompts first, but for aged decodes. It ends earlier where blocks do.
+4. Decodes take the places that are left (``decode_places``).
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import MutableSequence, Sequence
+from typing import Final, TypeVar
 
 from splitwise.scheduling.shared import shared
 
@@ -15,6 +24,9 @@ PROMPT_BATCH_TOKENS: Final = 2048
 """Prompt throughput falls beyond this many batched tokens (Splitwise, figure 6)."""
 BATCH_REQUESTS: Final = 512
 MAX_PREEMPTIONS: Final = 4
+
+Rank = TypeVar("Rank", int, tuple[int, ...])
+"""Whose memory is taken last: the lower."""
 
 
 @shared
@@ -42,6 +54,31 @@ def decode_places(prompts: int, prompt_tokens: int, batch_requests: int, batch_t
     return min(batch_requests - prompts, max(batch_tokens - prompt_tokens, 0))
 
 
+@shared
+def compose(
+    prompt_tokens: Sequence[int],
+    aged: int,
+    batch_requests: int,
+    batch_tokens: int,
+    may_cut: bool,
+) -> tuple[int, int]:
+    """How many prompts at the head of a machine's queue make up its next batch as a whole, and how
+    many tokens of the one after them join as well, where prompts may be cut.
+
+    ``prompt_tokens`` is what each has still to compute, at least as far as the batch may reach.
+    ``aged`` decodes have taken their places. Where prompts may be cut all decodes go first, and the
+    last prompt is cut to what is left of the budget.
+    """
+    left_tokens = batch_tokens - aged
+    places = min(len(prompt_tokens), max(batch_requests - aged, 0))
+    for i in range(places):
+        is_first = i == 0 and aged == 0 and not may_cut
+        if not joins_batch(prompt_tokens[i], left_tokens, is_first):
+            return i, max(left_tokens, 0) if may_cut else 0
+        left_tokens -= prompt_tokens[i]
+    return places, 0
+
+
 def count_prompts(
     prompt_tokens: Sequence[int],
     prompt_blocks: Sequence[int],
@@ -50,21 +87,45 @@ def count_prompts(
     batch_requests: int = BATCH_REQUESTS,
     batch_tokens: int = PROMPT_BATCH_TOKENS,
 ) -> int:
-    """How many prompts at the head of the queue make up the next prompt batch.
+    """How many prompts at the head of the queue start where each takes its blocks at once."""
+    count, _ = compose(prompt_tokens, aged, batch_requests, batch_tokens, may_cut=False)
+    return count_with_room(prompt_blocks[:count], free_blocks, running_requests=0)
 
-    The batch ends at the first prompt that passes the budget (``joins_batch``), the free blocks
-    or the places in the batch. ``aged`` decodes have taken theirs.
+
+@shared
+def order_running(skips: Sequence[int], max_preemptions: int, order: MutableSequence[int]) -> int:
+    """Who of a machine's decodes has a place first, as prompts are about to take some.
+
+    ``skips`` is how many iterations in a row each went without, in their order until now. Writes
+    the new order: first those preempted up to the cap, who go before prompts, then others that were
+    preempted, then those that ran. Returns how many go before prompts.
     """
     count = 0
-    left_tokens = batch_tokens - aged
-    for i in range(min(len(prompt_tokens), batch_requests - aged)):
-        free_blocks -= prompt_blocks[i]
-        is_first = count == 0 and aged == 0
-        if free_blocks < 0 or not joins_batch(prompt_tokens[i], left_tokens, is_first):
-            break
-        left_tokens -= prompt_tokens[i]
-        count += 1
-    return count
+    for i in range(len(skips)):
+        if is_aged(skips[i], max_preemptions):
+            order[count] = i
+            count += 1
+    aged = count
+    for i in range(len(skips)):
+        if skips[i] > 0 and not is_aged(skips[i], max_preemptions):
+            order[count] = i
+            count += 1
+    for i in range(len(skips)):
+        if skips[i] == 0:
+            order[count] = i
+            count += 1
+    return aged
+
+
+@shared
+def count_with_room(needed_blocks: Sequence[int], free_blocks: int, running_requests: int) -> int:
+    """How many of those that wait for blocks get them, in order, one who does not holding up all
+    behind it (``may_reserve``)."""
+    for i in range(len(needed_blocks)):
+        if not may_reserve(needed_blocks[i], free_blocks, running_requests):
+            return i
+        free_blocks -= needed_blocks[i]
+    return len(needed_blocks)
 
 
 @shared
@@ -78,7 +139,7 @@ def may_reserve(needed_blocks: int, free_blocks: int, running_requests: int) -> 
 
 
 @shared
-def pick_victim(ranks: Sequence[tuple[int, ...]]) -> int:
+def pick_victim(ranks: Sequence[Rank]) -> int:
     """Which running request gives its memory up: the one of the highest rank.
 
     A rank begins with the priority, then comes the request's age in the cluster, not on this
@@ -89,3 +150,30 @@ def pick_victim(ranks: Sequence[tuple[int, ...]]) -> int:
         if ranks[i] > ranks[victim]:
             victim = i
     return victim
+
+
+@shared
+def choose_victims(
+    ranks: MutableSequence[Rank],
+    needed: MutableSequence[int],
+    held: MutableSequence[int],
+    free: int,
+) -> int:
+    """Who of those that run gives its memory up so that all others can grow.
+
+    Each holds ``held`` and needs ``needed`` for its next token; ``free`` is what nobody holds.
+    Returns how many go on: they stand first then, in all three, and the victims behind them, the
+    first victim last.
+    """
+    count = len(ranks)
+    missing = -free
+    for i in range(count):
+        missing += max(needed[i] - held[i], 0)
+    while missing > 0:
+        victim = pick_victim(ranks[:count])
+        missing -= max(needed[victim], held[victim])
+        count -= 1
+        ranks[victim], ranks[count] = ranks[count], ranks[victim]
+        needed[victim], needed[count] = needed[count], needed[victim]
+        held[victim], held[count] = held[count], held[victim]
+    return count

@@ -22,6 +22,16 @@ MAX_ASIDE: Final = 4
 
 
 @shared
+def goes_before(was_started: bool, number: int, other_was_started: bool, other_number: int) -> bool:
+    """Whether one of two requests of a priority, by their order of arrival, is served before the
+    other: who had machines before goes first. (Clients' shares are beside the point here:
+    ``fair_queue`` has them.)"""
+    if was_started != other_was_started:
+        return was_started
+    return number < other_number
+
+
+@shared
 def may_pass(tokens: int, ahead_tokens: int, passed_tokens: int, capacity_tokens: int) -> bool:
     """Whether a request of ``tokens`` may go before one of ``ahead_tokens`` that finds no room, and
     that others of ``passed_tokens`` in all have passed. The largest machine has a cache of

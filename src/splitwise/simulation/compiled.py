@@ -14,8 +14,7 @@ from pathlib import Path
 import numba
 from numba.extending import register_jitable
 
-import splitwise.scheduling.batching
-import splitwise.scheduling.placement  # noqa: F401  these fill SHARED, whoever comes here first
+from splitwise.scheduling import batching, placement, waiting  # noqa: F401  these fill SHARED
 from splitwise.scheduling.shared import SHARED, Function
 
 

@@ -17,7 +17,7 @@ from splitwise.simulation.line import leave_line
 from splitwise.simulation.machine import kick
 from splitwise.simulation.queues import append_prompt
 from splitwise.simulation.roles import note_pool
-from splitwise.simulation.state import LINE_HEAD, NONE, STARTING, WAITING
+from splitwise.simulation.state import NONE
 
 
 @inlined
@@ -40,7 +40,7 @@ def dispatch(state: Any, request: int, now: float) -> None:
     one.prompt_machine = prompt
     one.token_machine = token
     if prompt == NOBODY:
-        state.outages.progress[WAITING] += 1
+        state.progress[0].waiting += 1
         return
     send_to_machines(state, request, now)
 
@@ -67,9 +67,9 @@ def serve_line(state: Any, now: float) -> None:
     placed in one go see each other's prompts wait.
     """
     hand_out(state, now)
-    line = state.outages.progress
-    while line[STARTING] > 0:
-        line[STARTING] = 0
+    progress = state.progress[0]
+    while progress.starting > 0:
+        progress.starting = 0
         for machine in range(len(state.machines)):
             here = state.machines[machine]
             if here.starting > 0:
@@ -82,10 +82,10 @@ def serve_line(state: Any, now: float) -> None:
 @inlined
 def hand_out(state: Any, now: float) -> None:
     """Place waiting requests, in order, until one has to go on waiting."""
-    line = state.outages.progress
+    progress = state.progress[0]
     rules = state.rules
-    while line[LINE_HEAD] != NONE:
-        request = line[LINE_HEAD]
+    while progress.line_head != NONE:
+        request = progress.line_head
         one = state.requests[request]
         prompt, token = place_if_room(
             state.cluster,

@@ -20,17 +20,16 @@ from splitwise.simulation.machine import account, duration_s, ended_iterations, 
 from splitwise.simulation.recall import recall
 from splitwise.simulation.roles import settle
 from splitwise.simulation.slots import drop_finished, generated_in
-from splitwise.simulation.state import DECODE, HAPPENED, IDLE, NONE, WAITING, Phase
+from splitwise.simulation.state import DECODE, IDLE, NONE, Phase
 
 
 @compiled
 def change_machine(state: Any, arrived: int, now: float) -> None:
     """The next outage begins or ends; ``arrived`` requests have come so far."""
-    outages = state.outages
-    event = outages.progress[HAPPENED]
-    outages.progress[HAPPENED] += 1
-    machine = outages.events[event].machine
-    if outages.events[event].goes_up:
+    event = state.outages[state.progress[0].outages]
+    state.progress[0].outages += 1
+    machine = event.machine
+    if event.goes_up:
         recover(state, machine, now)
     else:
         fail(state, machine, now)
@@ -42,7 +41,7 @@ def change_machine(state: Any, arrived: int, now: float) -> None:
 @inlined
 def place_homeless(state: Any, arrived: int, now: float) -> None:
     """Those recalled, and those for whom no machine was up, are placed."""
-    state.outages.progress[WAITING] = 0
+    state.progress[0].waiting = 0
     for request in range(arrived):
         one = state.requests[request]
         if one.phase == Phase.AWAY and one.reason == 0:

@@ -5,12 +5,12 @@
 2. ``take_in``: blocks are promised to the prompt machine, first come, first served, as far as
    ``may_reserve`` lets them; and of caches that have arrived the cluster is told.
 3. ``grow``: every running request gets the block its next token may need. If there is none, the
-   last in rank, the youngest, is preempted and returns to the cluster's line.
+   last in rank, the youngest, is preempted and returns to the cluster's line (``choose_victims``).
 """
 
 from typing import Any
 
-from splitwise.scheduling.batching import may_reserve, pick_victim
+from splitwise.scheduling.batching import choose_victims, may_reserve
 from splitwise.scheduling.cluster_state import rank
 from splitwise.simulation.charges import in_blocks, prompt_charge
 from splitwise.simulation.compiled import inlined
@@ -19,7 +19,7 @@ from splitwise.simulation.memory import take_memory
 from splitwise.simulation.queues import append_expected, pop_expected, unlink_ready
 from splitwise.simulation.recall import recall
 from splitwise.simulation.roles import settle
-from splitwise.simulation.slots import generated_in, leave
+from splitwise.simulation.slots import generated_in, leave, slot_of
 from splitwise.simulation.state import NONE, Phase
 
 
@@ -100,66 +100,57 @@ def reserve(state: Any, machine: int, now: float) -> None:
 
 @inlined
 def grow(state: Any, machine: int, now: float) -> None:
-    """Room for the tokens of the next iteration, preempting as many as it takes."""
-    while lacking_tokens(state, machine) > free_tokens(state, machine):
-        preempt_last(state, machine, now)
+    """Room for the tokens of the next iteration, preempting as many as it takes; others that wait
+    for blocks do not get theirs."""
+    count = list_running(state, machine)
+    running = state.scratch.running[:count]
+    going_on = choose_victims(
+        running.request,
+        running.needed_tokens,
+        running.held_tokens,
+        free_tokens(state, machine),
+    )
+    for i in range(count - 1, going_on - 1, -1):
+        preempt(state, machine, running[i].request, now)
+    for i in range(going_on):
+        one = state.requests[running[i].request]
+        if running[i].needed_tokens > one.held_tokens:
+            take_memory(state, machine, running[i].needed_tokens - one.held_tokens)
+            one.held_tokens = running[i].needed_tokens
+
+
+@inlined
+def list_running(state: Any, machine: int) -> int:
+    """Write down who runs on the machine, has a slot or is ready for one, and what cache each
+    needs; returns how many do."""
     here = state.machines[machine]
+    running = state.scratch.running
     for slot in range(here.started):
-        request = state.slots[machine, slot].request
-        hold_blocks(state, machine, request, generated_in(state, machine, slot))
-    request = here.ready_head
-    while request != NONE:
-        hold_blocks(state, machine, request, 1)
-        request = state.requests[request].next
-
-
-@inlined
-def lacking_tokens(state: Any, machine: int) -> int:
-    """Cache that running requests need beyond what they hold."""
-    here = state.machines[machine]
-    lacking = 0
-    for slot in range(here.started):
-        one = state.requests[state.slots[machine, slot].request]
-        tokens = one.prompt_tokens + generated_in(state, machine, slot)
-        lacking += in_blocks(state, tokens) - one.held_tokens
-    request = here.ready_head
-    while request != NONE:
-        one = state.requests[request]
-        lacking += in_blocks(state, one.prompt_tokens + 1) - one.held_tokens
-        request = one.next
-    return int(lacking)
-
-
-@inlined
-def hold_blocks(state: Any, machine: int, request: int, generated: int) -> None:
-    """Give a running request the blocks that its tokens so far need."""
-    one = state.requests[request]
-    tokens = in_blocks(state, one.prompt_tokens + generated)
-    if tokens > one.held_tokens:
-        take_memory(state, machine, tokens - one.held_tokens)
-        one.held_tokens = tokens
-
-
-@inlined
-def preempt_last(state: Any, machine: int, now: float) -> None:
-    """The last in rank gives its blocks up; others that wait for some do not get them."""
-    here = state.machines[machine]
-    ranked = state.scratch
+        running[slot].request = state.slots[machine, slot].request
+        running[slot].needed_tokens = generated_in(state, machine, slot)
     count = here.started
-    for slot in range(count):
-        ranked[slot].request = state.slots[machine, slot].request
     request = here.ready_head
     while request != NONE:
-        ranked[count].request = request
+        running[count].request = request
+        running[count].needed_tokens = 1
         count += 1
         request = state.requests[request].next
-    victim = pick_victim(ranked[:count].request)  # those that came last have the highest numbers
-    request = ranked[victim].request
+    for i in range(count):
+        one = state.requests[running[i].request]
+        running[i].needed_tokens = in_blocks(state, one.prompt_tokens + running[i].needed_tokens)
+        running[i].held_tokens = one.held_tokens
+    return int(count)
+
+
+@inlined
+def preempt(state: Any, machine: int, request: int, now: float) -> None:
+    """The request gives its blocks up, and its slot if it has one."""
+    slot = slot_of(state, machine, request)
     generated = 1
-    if victim < here.started:
-        generated = leave(state, machine, victim)
-    else:
+    if slot == NONE:
         unlink_ready(state, machine, request)
+    else:
+        generated = leave(state, machine, slot)
     recall(state, request, generated, now)
 
 

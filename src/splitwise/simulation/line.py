@@ -6,45 +6,43 @@ One who finds no room holds up all behind it.
 
 from typing import Any
 
+from splitwise.scheduling.waiting import goes_before
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.state import LINE_HEAD, LINE_TAIL, NONE, WAITING
+from splitwise.simulation.state import NONE
 
 
 @inlined
 def join_line(state: Any, request: int) -> None:
     """A request waits for its machines."""
-    line = state.outages.progress
-    line[WAITING] += 1
+    line = state.progress[0]
+    line.waiting += 1
+    one = state.requests[request]
     before = NONE
-    following = line[LINE_HEAD]
-    if state.requests[request].attempts == 0:
-        before = line[LINE_TAIL]
+    following = line.line_head
+    if one.attempts == 0:  # it came last
+        before = line.line_tail
         following = NONE
-    while following != NONE and goes_before(state, following, request):
+    while following != NONE and goes_before(
+        state.requests[following].attempts > 0, following, one.attempts > 0, request
+    ):
         before = following
         following = state.requests[following].next
     state.requests[request].next = following
     if before == NONE:
-        line[LINE_HEAD] = request
+        line.line_head = request
     else:
         state.requests[before].next = request
     if following == NONE:
-        line[LINE_TAIL] = request
-
-
-@inlined
-def goes_before(state: Any, waiting: int, returned: int) -> bool:
-    """Whether one who waits already goes before one that had machines before."""
-    return bool(state.requests[waiting].attempts > 0 and waiting < returned)
+        line.line_tail = request
 
 
 @inlined
 def leave_line(state: Any) -> None:
     """The first of the line goes."""
-    line = state.outages.progress
-    line[WAITING] -= 1
-    first = line[LINE_HEAD]
-    line[LINE_HEAD] = state.requests[first].next
+    line = state.progress[0]
+    line.waiting -= 1
+    first = line.line_head
+    line.line_head = state.requests[first].next
     state.requests[first].next = NONE
-    if line[LINE_HEAD] == NONE:
-        line[LINE_TAIL] = NONE
+    if line.line_head == NONE:
+        line.line_tail = NONE

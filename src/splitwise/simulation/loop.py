@@ -26,7 +26,7 @@ from splitwise.simulation.machine import end, kick, wake_blocked
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
 from splitwise.simulation.roles import settle
-from splitwise.simulation.state import HAPPENED, LINE_HEAD, NONE, TURN, WAITING, Phase
+from splitwise.simulation.state import NONE, Phase
 
 REJECTED = int(Status.REJECTED)
 
@@ -47,10 +47,10 @@ def advance(state: Any, arrived: int, until: int) -> int:
         end_s = ranking.key[0, machine] if machine != NOBODY else np.inf
         transfers = state.transfers
         link_s = transfers.heap[0].time_s if transfers.size[0] > 0 else np.inf
-        outage_s = next_outage_s(state.outages)
+        outage_s = next_outage_s(state)
         now = min(arrival_s, end_s, link_s)
-        if now == np.inf and (state.outages.progress[WAITING] == 0 or outage_s == np.inf):
-            if state.outages.progress[LINE_HEAD] == NONE:
+        if now == np.inf and (state.progress[0].waiting == 0 or outage_s == np.inf):
+            if state.progress[0].line_head == NONE:
                 return int(arrived)
             leave_line(state)  # no machine will ever be up that holds it
             serve_line(state, last_s)
@@ -58,7 +58,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
         now = min(now, outage_s)
         last_s = now
         sample(state, now)
-        state.outages.progress[TURN] = machine if end_s == now else len(state.machines)
+        state.progress[0].turn = machine if end_s == now else len(state.machines)
         if end_s == now:
             end(state, machine, now)
         elif link_s == now:
@@ -85,10 +85,10 @@ def arrive(state: Any, request: int, now: float) -> None:
 
 
 @inlined
-def next_outage_s(outages: Any) -> float:
+def next_outage_s(state: Any) -> float:
     """When the next machine goes down or up."""
-    event = outages.progress[HAPPENED]
-    return outages.events[event].time_s if event < len(outages.events) else np.inf
+    event = state.progress[0].outages
+    return state.outages[event].time_s if event < len(state.outages) else np.inf
 
 
 @inlined
@@ -130,7 +130,7 @@ def deliver_grown(state: Any, request: int, now: float) -> None:
 def sample(state: Any, now: float) -> None:
     """Write down the cluster's state at every sampling time up to ``now``."""
     log = state.log
-    entry = log.written[1]
+    entry = log.written[0].samples
     while entry < len(log.samples) and entry * state.rules.sample_every_s <= now:
         one = log.samples[entry]
         one.time_s = entry * state.rules.sample_every_s
@@ -141,4 +141,4 @@ def sample(state: Any, now: float) -> None:
             one.kv_tokens += here.memory_tokens
             log.pool_sizes[entry, state.cluster.pool[machine]] += state.cluster.up[machine]
         entry += 1
-        log.written[1] = entry
+        log.written[0].samples = entry

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.batching import decode_places, joins_batch
+from splitwise.scheduling.batching import compose, decode_places
 from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.charges import token_charge
@@ -36,8 +36,6 @@ from splitwise.simulation.state import (
     NONE,
     OCCUPANCY_BINS,
     PROMPT,
-    STARTING,
-    TURN,
     Phase,
 )
 
@@ -78,7 +76,7 @@ def cut(state: Any, machine: int, now: float) -> None:
     has not had its turn."""
     here = state.machines[machine]
     ended = ended_iterations(here, now)
-    is_next = machine > state.outages.progress[TURN] and ended > 0
+    is_next = machine > state.progress[0].turn and ended > 0
     if is_next and here.start_s + duration_s(here, ended) == now:
         ended -= 1
     here.iterations = min(here.iterations, ended + 1)
@@ -167,37 +165,61 @@ def take_prompts(state: Any, machine: int, now: float) -> int:
     if here.queue_head == NONE:
         return 0
     aged = here.started if rules.chunk_prompts else age_and_order(state, machine)
-    left = rules.batch_tokens - aged
-    slots = rules.batch_requests - aged
+    waiting = list_prompts(state, machine, rules.batch_requests - aged)
+    lengths = state.scratch.lengths
+    whole, chunk_tokens = compose(
+        lengths[:waiting], aged, rules.batch_requests, rules.batch_tokens, rules.chunk_prompts
+    )
     last = NONE
-    while here.queue_head != NONE and here.batch_prompts < slots:
+    for i in range(whole):
         request = here.queue_head
-        one = state.requests[request]
-        tokens = one.prompt_tokens - one.done_tokens
-        alone = here.batch_prompts == 0 and aged == 0 and not rules.chunk_prompts
-        is_part = not joins_batch(tokens, left, alone)
-        if is_part and not (rules.chunk_prompts and left > 0):
-            break
-        if one.phase == Phase.QUEUED:
-            if not take_room(state, machine, one):
-                break
-            begin_prompt(one, now)
-        if is_part:
-            here.chunk_tokens = left
-            here.batch_tokens += left
-            break
-        left -= tokens
-        here.batch_tokens += tokens
+        if not begin_prompt(state, machine, request, now):
+            return int(aged)
+        here.batch_tokens += lengths[i]
         here.batch_prompts += 1
         stop_waiting(state, machine)
-        here.queue_head = one.next
-        one.next = NONE
+        here.queue_head = state.requests[request].next
+        state.requests[request].next = NONE
         if last == NONE:
             here.batch_head = request
         else:
             state.requests[last].next = request
         last = request
+    if chunk_tokens > 0 and begin_prompt(state, machine, here.queue_head, now):
+        here.chunk_tokens = chunk_tokens
+        here.batch_tokens += chunk_tokens
     return int(aged)
+
+
+@inlined
+def list_prompts(state: Any, machine: int, places: int) -> int:
+    """Write down what the first prompts of the queue have still to compute, as far as a batch may
+    reach; returns how many these are."""
+    lengths = state.scratch.lengths
+    request = state.machines[machine].queue_head
+    count, tokens = 0, 0
+    while request != NONE and count < places and tokens <= state.rules.batch_tokens:
+        one = state.requests[request]
+        lengths[count] = one.prompt_tokens - one.done_tokens
+        tokens += lengths[count]
+        count += 1
+        request = one.next
+    return int(count)
+
+
+@inlined
+def begin_prompt(state: Any, machine: int, request: int, now: float) -> bool:
+    """The prompt goes on, or its first iteration starts, if there is room for it."""
+    one = state.requests[request]
+    if one.phase != Phase.QUEUED:
+        return True
+    if not take_room(state, machine, one):
+        return False
+    one.phase = Phase.PROMPT
+    one.attempt_start_s = now
+    if np.isnan(one.prompt_start_s):
+        one.prompt_start_s = now
+    return True
 
 
 @inlined
@@ -213,18 +235,9 @@ def stop_waiting(state: Any, machine: int) -> None:
     """A prompt waits no more. A server's cluster scheduler is yet to be told (``serve_line``)."""
     if state.rules.cache_grows:
         state.machines[machine].starting += 1
-        state.outages.progress[STARTING] += 1
+        state.progress[0].starting += 1
     else:
         state.cluster.waiting[machine] -= 1
-
-
-@inlined
-def begin_prompt(one: Any, now: float) -> None:
-    """The prompt's first iteration starts."""
-    one.phase = Phase.PROMPT
-    one.attempt_start_s = now
-    if np.isnan(one.prompt_start_s):
-        one.prompt_start_s = now
 
 
 @inlined
@@ -343,9 +356,9 @@ def account(state: Any, machine: int, now: float) -> None:
             here.mixed_busy_s += spent_s
     state.occupancy_s[machine, min(tokens, OCCUPANCY_BINS - 1)] += spent_s
     log = state.log
-    entry = log.written[0]
+    entry = log.written[0].segments
     if entry < len(log.segments):
-        log.written[0] += 1
+        log.written[0].segments += 1
         segment = log.segments[entry]
         segment.machine = machine
         segment.start_s = here.start_s

@@ -14,9 +14,9 @@ def note_pool(state: Any, machine: int, now: float) -> None:
     if log.pool[machine] == pool:
         return
     log.pool[machine] = pool
-    entry = log.written[2]
+    entry = log.written[0].role_changes
     if entry < len(log.role_changes):
-        log.written[2] += 1
+        log.written[0].role_changes += 1
         change = log.role_changes[entry]
         change.time_s = now
         change.machine = machine

@@ -236,22 +236,39 @@ def new_state(
         machines,
         table,
         np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
-        np.zeros(max(st.MAX_SLOTS, len(table)) if grows else st.MAX_SLOTS, dtype=st.SLOT),
+        new_scratch(len(table) if grows else 0),
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
         new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
+        new_progress(),
         new_outages(outages),
         new_log(options.timeline_segments, home.astype(np.int8)),
     )
 
 
-def new_outages(outages: Sequence[Outage]) -> st.Outages:
+def new_scratch(running: int) -> st.Scratch:
+    """Room for as many as a batch holds, and for ``running`` on one machine."""
+    return st.Scratch(
+        np.zeros(st.MAX_SLOTS, dtype=np.int64),
+        np.zeros(st.MAX_SLOTS, dtype=np.int64),
+        np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
+        np.zeros(running, dtype=st.RUNNING),
+    )
+
+
+def new_progress() -> NDArray[np.void]:
+    """Nothing has happened, nobody waits."""
+    progress = np.zeros(1, dtype=st.PROGRESS)
+    progress["line_head"] = progress["line_tail"] = st.NONE
+    return progress
+
+
+def new_outages(outages: Sequence[Outage]) -> NDArray[np.void]:
     """The outages' begins and ends in order of time; of equals, ends first."""
     events = [(one.down_s, one.machine, 0) for one in outages]
     events += [(one.up_s, one.machine, 1) for one in outages if np.isfinite(one.up_s)]
     events.sort(key=lambda event: (event[0], -event[2], event[1]))
-    progress = np.array([0, 0, st.NONE, st.NONE, 0, 0], dtype=np.int64)
-    return st.Outages(progress, np.array(events, dtype=st.OUTAGE))
+    return np.array(events, dtype=st.OUTAGE)
 
 
 def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
@@ -329,7 +346,7 @@ def new_log(segments: int, home: NDArray[np.int8]) -> st.Log:
     role changes of machines that stand in their ``home`` pools."""
     samples = 2 * SAMPLES
     return st.Log(
-        np.zeros(3, dtype=np.int64),
+        np.zeros(1, dtype=st.WRITTEN),
         np.zeros(segments, dtype=st.SEGMENT),
         np.zeros(samples, dtype=st.SAMPLE),
         np.zeros((samples, 3), dtype=np.int64),
@@ -356,7 +373,7 @@ def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -
     machines["down_s"][is_down] += np.maximum(end_s - machines["down_since_s"][is_down], 0.0)
     idle_s = np.maximum(end_s - machines["busy_s"] - machines["down_s"], 0.0)
     energy = machines["energy_joules"] + idle_s * state.kinds.fixed["idle_watts"][machines["kind"]]
-    segments, samples, changes = log.written
+    segments, samples, changes = log.written[0]
     per_request = {name: table[name].copy() for name in PER_REQUEST}
     per_machine = {name: machines[name].copy() for name in PER_MACHINE}
     return Result(

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.batching import is_aged
+from splitwise.scheduling.batching import order_running
 from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.memory import give_back
-from splitwise.simulation.state import Phase
+from splitwise.simulation.state import NONE, Phase
 
 
 @inlined
@@ -49,6 +49,15 @@ def generated_in(state: Any, machine: int, slot: int) -> int:
 
 
 @inlined
+def slot_of(state: Any, machine: int, request: int) -> int:
+    """The request's slot on the machine; NONE if it has none."""
+    for slot in range(state.machines[machine].started):
+        if state.slots[machine, slot].request == request:
+            return slot
+    return NONE
+
+
+@inlined
 def leave(state: Any, machine: int, slot: int) -> int:
     """The request in ``slot`` gives it up, unfinished; returns ``generated_in`` of it."""
     here = state.machines[machine]
@@ -82,32 +91,19 @@ def charge_growth(state: Any, machine: int) -> None:
 
 @inlined
 def age_and_order(state: Any, machine: int) -> int:
-    """Order the slots as prompts are about to take their places; return how many are aged.
-
-    First those preempted up to the cap, who go before prompts, then others that were preempted,
-    then those that ran.
-    """
+    """Order the slots as prompts are about to take their places; return how many are aged."""
     here = state.machines[machine]
-    cap = state.rules.max_preemptions
     started = here.started
     if here.active == started:  # nobody was preempted, so nobody is aged
         return 0
     slots = state.slots[machine]
-    ordered = state.scratch
-    count = 0
+    before, order = state.scratch.slots, state.scratch.order
     for slot in range(started):
-        if is_aged(slots[slot].skips, cap):
-            ordered[count] = slots[slot]
-            count += 1
-    aged = count
-    for i in range(started):
-        slot = (here.active + i) % started
-        if not is_aged(slots[slot].skips, cap):
-            ordered[count] = slots[slot]
-            count += 1
+        before[slot] = slots[slot]
+    aged = order_running(before[:started].skips, state.rules.max_preemptions, order)
     for slot in range(started):
-        slots[slot] = ordered[slot]
-    return aged
+        slots[slot] = before[order[slot]]
+    return int(aged)
 
 
 @inlined

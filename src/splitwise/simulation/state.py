@@ -26,19 +26,6 @@ DECODE: Final = 1
 MIXED: Final = 2
 
 
-HAPPENED: Final = 0
-"""Where ``Outages.progress`` has how many have happened,"""
-WAITING: Final = 1
-"""how many requests have no machine,"""
-LINE_HEAD: Final = 2
-LINE_TAIL: Final = 3
-"""the first and last of the line that they form where the cache grows,"""
-STARTING: Final = 4
-"""how many prompts began of which the cluster has not been told,"""
-TURN: Final = 5
-"""and up to which machine those that end something at this instant have had their turn."""
-
-
 class Phase(IntEnum):
     """Where a request is, and so whose memory it holds.
 
@@ -161,6 +148,23 @@ KIND = np.dtype(
 BY_TOKENS = np.dtype([("prompt_s", np.float64), ("watts", np.float64)])
 BY_DECODES = np.dtype([("decode_s", np.float64), ("context_s", np.float64), ("watts", np.float64)])
 TRANSFER = np.dtype([("time_s", np.float64), ("request", np.int64)])
+PROGRESS = np.dtype(
+    [
+        ("outages", np.int64),  # begins and ends that have happened
+        ("waiting", np.int64),  # requests that have no machine
+        ("line_head", np.int64),  # of the line that they form where the cache grows
+        ("line_tail", np.int64),
+        ("starting", np.int64),  # prompts that began, of which the cluster has not been told
+        ("turn", np.int64),  # up to which machine those that end something now had their turn
+    ]
+)
+RUNNING = np.dtype(
+    [
+        ("request", np.int64),  # those that came last have the highest numbers
+        ("needed_tokens", np.int64),  # of cache, for its next token
+        ("held_tokens", np.int64),
+    ]
+)
 OUTAGE = np.dtype([("time_s", np.float64), ("machine", np.int64), ("goes_up", np.int32)])
 SEGMENT = np.dtype(
     [
@@ -228,21 +232,14 @@ class Transfers(NamedTuple):
     heap: NDArray[np.void]
 
 
-class Outages(NamedTuple):
-    """Machines that go down or up, in order of time, and who waits for a machine.
-
-    ``progress`` holds numbers, by the constants above.
-    """
-
-    progress: NDArray[np.int64]
-    events: NDArray[np.void]
+WRITTEN = np.dtype([("segments", np.int64), ("samples", np.int64), ("role_changes", np.int64)])
 
 
 class Log(NamedTuple):
-    """What the timeline shows; ``written`` holds the segments, samples and role changes written so
-    far. ``pool`` is where each machine stood when that was last looked at."""
+    """What the timeline shows; ``written`` [1] counts what is written so far. ``pool`` is where
+    each machine stood when that was last looked at."""
 
-    written: NDArray[np.int64]
+    written: NDArray[np.void]
     segments: NDArray[np.void]
     samples: NDArray[np.void]
     pool_sizes: NDArray[np.int64]
@@ -250,9 +247,20 @@ class Log(NamedTuple):
     pool: NDArray[np.int8]
 
 
+class Scratch(NamedTuple):
+    """What is written and read within one step: the queue's first prompts, decodes in another
+    order, and, where the cache grows, those that run on a machine."""
+
+    lengths: NDArray[np.int64]
+    order: NDArray[np.int64]
+    slots: NDArray[np.void]
+    running: NDArray[np.void]
+
+
 @by_reference
 class State(NamedTuple):
-    """One simulation."""
+    """One simulation. ``progress`` [1]; ``outages`` are machines that go down or up, in order of
+    time."""
 
     cluster: ClusterState
     kinds: Kinds
@@ -260,9 +268,10 @@ class State(NamedTuple):
     machines: NDArray[np.void]
     requests: NDArray[np.void]
     slots: NDArray[np.void]
-    scratch: NDArray[np.void]
+    scratch: Scratch
     occupancy_s: NDArray[np.float64]
     ends: Ranking  # of one row: when each machine's segment is over
     transfers: Transfers
-    outages: Outages
+    progress: NDArray[np.void]
+    outages: NDArray[np.void]
     log: Log

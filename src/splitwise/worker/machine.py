@@ -282,21 +282,27 @@ class Machine:
         task.blocks.extend(blocks)
 
     def _grow(self) -> None:
-        """Give every running task room for its next token; preempt the last in rank if there is
-        none."""
-        for task in sorted(self._running, key=lambda task: task.rank):
-            if task.state is not TaskState.RUNNING:
-                continue  # Preempted for an earlier one.
-            if self._engine.layout.blocks_for(len(task.history)) <= len(task.blocks):
-                continue
-            if self._pool.free_count == 0:
-                self._preempt_last()
-            if task.state is TaskState.RUNNING:
-                self._take_blocks(task, 1)
+        """Give every running task room for its next token, preempting as many as it takes."""
+        blocks_for = self._engine.layout.blocks_for
+        full = [task for task in self._running if blocks_for(len(task.history)) > len(task.blocks)]
+        if len(full) > self._pool.free_count:
+            self._preempt_for_growth()
+            full = [task for task in full if task.state is TaskState.RUNNING]
+        for task in full:
+            self._take_blocks(task, 1)
 
-    def _preempt_last(self) -> None:
-        victim = self._running.pop(batching.pick_victim([task.rank for task in self._running]))
+    def _preempt_for_growth(self) -> None:
+        running = list(self._running)
+        ranks: list[tuple[int, ...]] = [(*task.rank, i) for i, task in enumerate(running)]
+        needed = [self._engine.layout.blocks_for(len(task.history)) for task in running]
+        held = [len(task.blocks) for task in running]
+        going_on = batching.choose_victims(ranks, needed, held, self._pool.free_count)
+        for *_, i in reversed(ranks[going_on:]):
+            self._preempt(running[i])
+
+    def _preempt(self, victim: Task) -> None:
         # Not _free: the block is for a running task, not for a newcomer.
+        self._running.remove(victim)
         victim.state = TaskState.RELEASING
         del self._tasks[victim.id]
         self._pool.free(victim.blocks)
@@ -382,15 +388,14 @@ class Machine:
 
     def _order_running(self) -> int:
         """Order the running tasks as prompts are about to take places; returns how many are aged.
-
-        First those preempted up to the cap, who go before prompts, then others that were preempted,
-        then those that ran; newcomers last.
-        """
-        cap = self._limits.max_preemptions
-        if not any(task.skips for task in self._running):
+        Newcomers, who were not preempted, stand last."""
+        skips = [task.skips for task in self._running]
+        if not any(skips):
             return 0
-        self._running.sort(key=lambda task: (not batching.is_aged(task.skips, cap), not task.skips))
-        return sum(batching.is_aged(task.skips, cap) for task in self._running)
+        order = [0] * len(skips)
+        aged = batching.order_running(skips, self._limits.max_preemptions, order)
+        self._running = [self._running[i] for i in order]
+        return aged
 
     def _decodes(self, prompts: list[Task]) -> list[Task]:
         """The running tasks that have a place beside ``prompts``; the others among them that had
@@ -494,7 +499,8 @@ class Machine:
             try_engine(self._engine, prompts[0].blocks[0], failure)
             return
         if self._pool.free_count == 0:
-            self._preempt_last()
+            ranks = [task.rank for task in self._running]
+            self._preempt(self._running[batching.pick_victim(ranks)])
         [block] = self._pool.allocate(1) or []
         try:
             try_engine(self._engine, block, failure)
