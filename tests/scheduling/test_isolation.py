@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitwise.scheduling.isolation import FailureCount, count_company, halves
+from splitwise.scheduling.isolation import NO_FAILURES, count_company, halves
 
 
 def test_suspects_run_alone_and_nobody_waits_behind_them() -> None:
@@ -31,19 +31,17 @@ def test_halving_finds_the_one_in_few_steps(batch: int, data: st.DataObject) -> 
 
 
 def test_two_failures_make_a_suspect_and_company_is_not_charged_before() -> None:
-    count = FailureCount()
-    count.add_in_company()
+    count = NO_FAILURES.failed_in_company()
     assert not count.is_suspect
-    count.add_in_company()
+    count = count.failed_in_company()
     assert count.is_suspect and count.charged == 0
-    count.add_in_company()
+    count = count.failed_in_company()
     assert count.charged == 1  # a machine that always says so does not have it tried for ever
 
 
 def test_who_fails_alone_is_given_up_sooner() -> None:
-    alone, unlucky = FailureCount(), FailureCount()
+    alone = unlucky = NO_FAILURES
     for _ in range(3):
-        alone.add(was_alone=True)
-        unlucky.add()
+        alone, unlucky = alone.failed(was_alone=True), unlucky.failed()
     assert alone.is_enough(max_failures=8) and not unlucky.is_enough(max_failures=8)
     assert unlucky.is_enough(max_failures=3)

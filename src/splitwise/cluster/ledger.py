@@ -36,8 +36,8 @@ class Ledger:
         """``on_idle`` gets each machine that nothing is charged to any more, when it is home."""
         self._roster = roster
         self._on_idle = on_idle
-        self._held_back: dict[int, int] = {}
-        """Tokens of cache by machine that belong to no attempt."""
+        self._held_back: dict[int, Charge] = {}
+        """By machine, what belongs to no attempt."""
         self.releases = 0
         """How often a machine was relieved of something, so that what waits may find room."""
 
@@ -75,13 +75,8 @@ class Ledger:
 
     def hold_back(self, machine: int, kv_tokens: int) -> None:
         """So much cache of a machine is taken by what belongs to no attempt."""
-        more = kv_tokens - self._held_back.pop(machine, 0)
-        if kv_tokens:
-            self._held_back[machine] = kv_tokens
-        if more:
-            self.releases += more < 0
-            self._roster.cluster.kv_tokens[machine] += more
-            self._settle(machine)
+        charge = self._held_back.setdefault(machine, Charge(machine))
+        self._set(charge, kv_tokens=kv_tokens)
 
     def _set(
         self, charge: Charge, pending_tokens: int = 0, waiting: int = 0, kv_tokens: int = 0
@@ -97,11 +92,6 @@ class Ledger:
         cluster.waiting[machine] += waiting - charge.waiting
         cluster.kv_tokens[machine] += kv_tokens - charge.kv_tokens
         charge.pending_tokens, charge.waiting, charge.kv_tokens = pending_tokens, waiting, kv_tokens
-        self._settle(machine)
-
-    def _settle(self, machine: int) -> None:
-        """A machine's numbers have changed."""
-        cluster = self._roster.cluster
         rank(cluster, machine)
         if is_idle(cluster, machine):
             go_home(cluster, machine)

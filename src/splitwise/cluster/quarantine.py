@@ -40,10 +40,10 @@ class Quarantine:
 
     def succeeded(self, machine: int, in_transfer: bool = False) -> None:
         """An iteration of a machine went well, or a transfer to or from it."""
-        self._untried.discard(machine)
-        record = self._records.get(machine)
-        if record is not None:
-            record.succeeded(in_transfer)
+        if machine in self._untried:
+            self._untried.remove(machine)
+        if machine in self._records:
+            self._records[machine].succeeded(in_transfer)
 
     def joined(self, machine: int, now_s: float) -> None:
         """A machine is connected, anew: what it failed before is forgotten, but for how often."""

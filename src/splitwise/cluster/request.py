@@ -8,7 +8,7 @@ from enum import Enum, auto
 from splitwise.engine.sampling import Sample
 from splitwise.protocol.generation import Chunk, FinishReason, GenerationRequest
 from splitwise.protocol.messages import Output
-from splitwise.scheduling.isolation import FailureCount
+from splitwise.scheduling.isolation import NO_FAILURES, FailureCount
 from splitwise.scheduling.ranking import NOBODY
 
 
@@ -54,8 +54,8 @@ class LiveRequest:
     """Whether it ever had machines."""
     history: list[int] = field(init=False)
     task: int = -1
-    failure_count: FailureCount = field(default_factory=FailureCount)
-    avoid: set[int] = field(default_factory=set)
+    failure_count: FailureCount = NO_FAILURES
+    avoid: frozenset[int] = frozenset()
     """Machines that failed it in these attempts."""
     moved_s: float = 0.0
     """When this attempt began, or was heard of last."""
@@ -156,8 +156,7 @@ class LiveRequest:
         prompt's own token is no progress: a request that brings each token machine down would be
         taken up again for ever."""
         if self.attempt_tokens > 1:
-            self.failure_count = FailureCount()
-            self.avoid.clear()
+            self.failure_count, self.avoid = NO_FAILURES, frozenset()
 
     @property
     def attempt_tokens(self) -> int:

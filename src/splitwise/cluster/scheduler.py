@@ -214,7 +214,8 @@ class ClusterScheduler:
         return Tried.NO_MACHINE
 
     def _start_if_room(self, live: LiveRequest) -> bool:
-        prompt, token = self._place(live)
+        place = self._place_elsewhere if live.avoid else self._place
+        prompt, token = place(live)
         if prompt == NOBODY:
             return False
         for machine in (prompt, token):
@@ -224,41 +225,39 @@ class ClusterScheduler:
         return True
 
     def _place(self, live: LiveRequest) -> tuple[int, int]:
-        """Choose its machines, without those that failed it as long as another could run it."""
-        if not live.avoid:
-            return self._choose(live)
-        cluster = self.roster.cluster
-        with left_out(cluster, live.avoid):
-            placed = self._choose(live)
-            if placed[0] != NOBODY or could_hold(cluster, self._needed_tokens(live)):
-                return placed
-        live.avoid.clear()
-        return self._choose(live)
-
-    def _choose(self, live: LiveRequest) -> tuple[int, int]:
-        """Among all, or in one group of machines that reach each other after the other."""
+        """Choose its machines, in one group of machines that reach each other after the other."""
         groups = self.roster.reach.groups()
         if not groups:
-            return self._choose_among_all(live)
+            return self._place_among_all(live)
         cluster = self.roster.cluster
         everybody = {machine for group in groups for machine in group}
         for group in least_pending_first(groups, list(cluster.pending_tokens)):
             with left_out(cluster, everybody.difference(group)):
-                placed = self._choose_among_all(live)
+                placed = self._place_among_all(live)
             if placed[0] != NOBODY:
                 return placed
         return NOBODY, NOBODY
 
-    def _choose_among_all(self, live: LiveRequest) -> tuple[int, int]:
+    def _place_among_all(self, live: LiveRequest) -> tuple[int, int]:
         tokens = len(live.history)
         return place_if_room(
             self.roster.cluster,
             tokens,
-            self._needed_tokens(live),
+            self.roster.cache_tokens(tokens + 1),
             one_token=live.max_history_tokens - tokens == 1,
             threshold=self._limits.prompt_queue_threshold_tokens,
             may_pull=self._limits.change_roles,
         )
+
+    def _place_elsewhere(self, live: LiveRequest) -> tuple[int, int]:
+        """The same, without the machines that failed it as long as another could run it."""
+        cluster = self.roster.cluster
+        with left_out(cluster, live.avoid):
+            placed = self._place(live)
+            if placed[0] != NOBODY or could_hold(cluster, self._needed_tokens(live)):
+                return placed
+        live.avoid = frozenset()
+        return self._place(live)
 
     def _needed_tokens(self, live: LiveRequest) -> int:
         """The cache that its next attempt needs to begin with."""
@@ -379,9 +378,9 @@ class ClusterScheduler:
     def _take_from(self, index: int, needing: list[LiveRequest], reason: str) -> None:
         for live in needing:
             live.attempt_failed()
-            live.failure_count.add(
-                was_alone=live.is_alone and live.is_at_prompt and index == live.prompt_machine
-            )
+            is_there = live.is_at_prompt and index == live.prompt_machine
+            was_alone = live.is_alone and is_there
+            live.failure_count = live.failure_count.failed(was_alone)
             self._retry(live, reason)
         self._dispatch()
 
@@ -500,17 +499,17 @@ class ClusterScheduler:
 
     def _on_engine_failed(self, index: int, live: LiveRequest, in_company: bool) -> None:
         if in_company:
-            live.failure_count.add_in_company()
+            live.failure_count = live.failure_count.failed_in_company()
         else:
-            live.failure_count.add(was_alone=True)
-        live.avoid.add(index)
+            live.failure_count = live.failure_count.failed(was_alone=True)
+        live.avoid |= {index}
         self._quarantine.failed(index, live.number, False, time.monotonic())
 
     def _on_transfer_failed(self, live: LiveRequest) -> None:
         """Either end may be to blame. Without the token machine it goes another way, or none: in
         the end the prompt machine computes both phases."""
-        live.failure_count.add()
-        live.avoid.add(live.token_machine)
+        live.failure_count = live.failure_count.failed()
+        live.avoid |= {live.token_machine}
         for machine in (live.prompt_machine, live.token_machine):
             self._quarantine.failed(machine, live.number, True, time.monotonic())
 
@@ -521,8 +520,8 @@ class ClusterScheduler:
         if live is None:
             return
         if not live.attempt_tokens:
-            live.failure_count.add_fruitless_preemption()
-            live.avoid.add(index)
+            live.failure_count = live.failure_count.preempted_for_nothing()
+            live.avoid |= {index}
         self._retry(live, "preempted")
 
     def _on_status(self, index: int, status: MachineStatus) -> None:

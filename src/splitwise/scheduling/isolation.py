@@ -9,8 +9,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 TRIAL_PAUSES_S: Final = (0.0, 0.1, 0.5)
 """Before each trial of an engine: what fails of memory that others hold may be over in a moment."""
@@ -25,9 +24,8 @@ preempts whatever it is given must not have a request tried for ever."""
 T = TypeVar("T")
 
 
-@dataclass
-class FailureCount:
-    """The failures of a request in a row that brought it no further."""
+class FailureCount(NamedTuple):
+    """The failures of a request in a row that brought it no further; each gives a new count."""
 
     charged: int = 0
     """Those that it may itself be to blame for."""
@@ -37,18 +35,22 @@ class FailureCount:
     """In iterations of its own; charged as well."""
     fruitless_preemptions: int = 0
 
-    def add_in_company(self) -> None:
+    def failed_in_company(self) -> "FailureCount":
         """Not charged while it is one of several and no suspect: others may be to blame."""
-        self.in_company += 1
-        self.charged += self.in_company > SUSPECT_FROM
+        is_charged = self.in_company >= SUSPECT_FROM
+        return self._replace(charged=self.charged + is_charged, in_company=self.in_company + 1)
 
-    def add(self, was_alone: bool = False) -> None:
-        self.charged += 1
-        self.alone += was_alone
+    def failed(self, was_alone: bool = False) -> "FailureCount":
+        """It failed by itself, or with its machine."""
+        return self._replace(charged=self.charged + 1, alone=self.alone + was_alone)
 
-    def add_fruitless_preemption(self) -> None:
-        self.fruitless_preemptions += 1
-        self.charged += self.fruitless_preemptions > MAX_FRUITLESS_PREEMPTIONS
+    def preempted_for_nothing(self) -> "FailureCount":
+        """It was preempted before this attempt brought a token."""
+        is_charged = self.fruitless_preemptions >= MAX_FRUITLESS_PREEMPTIONS
+        return self._replace(
+            charged=self.charged + is_charged,
+            fruitless_preemptions=self.fruitless_preemptions + 1,
+        )
 
     @property
     def is_suspect(self) -> bool:
@@ -58,6 +60,9 @@ class FailureCount:
     def is_enough(self, max_failures: int) -> bool:
         """Whether the request is to be given up."""
         return self.charged >= max_failures or self.alone >= MAX_FAILURES_ALONE
+
+
+NO_FAILURES: Final = FailureCount()
 
 
 def count_company(suspects: Sequence[bool]) -> int:
