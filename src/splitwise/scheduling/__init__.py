@@ -12,5 +12,8 @@ needs, the order in which clients are served, is a plain data structure.
 - ``batching``: machine level, what runs in the next iteration
 - ``admission``: whether the cluster takes another request at all
 - ``fair_queue``: who of those that wait is next, on ``keyed_heap``; the server's alone
+- ``waiting``: who may pass one for whom there is no room, and who waits apart
+- ``isolation``: what a failed iteration failed of; ``quarantine``: which machines are kept out
+- ``silence``: when a machine that says nothing is no longer relied on
 - ``shared``: the decorator of what the simulator compiles
 """
