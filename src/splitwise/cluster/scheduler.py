@@ -181,6 +181,7 @@ class ClusterScheduler:
         others have forgotten is taken up again elsewhere. To be called every second or so."""
         halted, forgotten = self._progress.overdue(self._live.values(), now_s)
         for live in forgotten:
+            live.attempt_failed()
             self._on_engine_failed(live.owing, live, in_company=False)
             self._retry(live, f"forgotten for {self._limits.max_stall_s:g} s")
         if forgotten:
