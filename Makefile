@@ -53,6 +53,7 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/interference.py
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/http_front.py
+	$(BIN)/python benchmarks/loop_stalls.py
 	$(BIN)/python benchmarks/pools.py
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/planner.py
