@@ -18,6 +18,7 @@ from splitwise.protocol.messages import (
     Transferred,
     Welcome,
 )
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
@@ -93,9 +94,15 @@ class Link:
 class ScriptedCluster:
     """A cluster scheduler whose machines say what a test has them say."""
 
-    def __init__(self, *pools: Pool, limits: ClusterLimits | None = None, blocks: int = 64) -> None:
+    def __init__(
+        self,
+        *pools: Pool,
+        limits: ClusterLimits | None = None,
+        blocks: int = 64,
+        policy: Policy = DEFAULT,
+    ) -> None:
         self.metrics = Counters()
-        self.cluster = ClusterScheduler(limits or ClusterLimits(), self.metrics)
+        self.cluster = ClusterScheduler(limits or ClusterLimits(), self.metrics, policy=policy)
         self.links = [Link(f"m{i}", pool, blocks) for i, pool in enumerate(pools)]
         self.indices = [self.cluster.join(link) for link in self.links]
 

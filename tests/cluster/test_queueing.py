@@ -6,18 +6,19 @@ from typing import Any
 import pytest
 from scripted_cluster import STOP, Link, ScriptedCluster, request
 
-from splitwise.cluster import scheduler
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest, RequestState
 from splitwise.protocol.generation import Overloaded, Unavailable
 from splitwise.protocol.messages import MachineStatus, Preempted, RunPrompt
-from splitwise.scheduling.placement import place_if_room
+from splitwise.scheduling.decision import Placement
+from splitwise.scheduling.policies import default
+from splitwise.scheduling.policies.policy import DEFAULT, Hooks, Policy
 from splitwise.scheduling.pool import Pool
 
 
-def full() -> tuple[ScriptedCluster, LiveRequest]:
+def full(policy: Policy = DEFAULT) -> tuple[ScriptedCluster, LiveRequest]:
     """A machine of 1024 tokens and the request that fills it."""
-    f = ScriptedCluster(Pool.MIXED)
+    f = ScriptedCluster(Pool.MIXED, policy=policy)
     return f, f.cluster.submit(request(prompt=1010, max_tokens=20))
 
 
@@ -120,18 +121,16 @@ async def test_who_leaves_the_queue_is_forgotten() -> None:
     f.assert_idle()
 
 
-async def test_who_waits_is_not_tried_again_before_something_made_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_who_waits_is_not_tried_again_before_something_made_room() -> None:
     tried = 0
 
-    def place(*arguments: Any, **options: Any) -> tuple[int, int]:
+    def place(*asked: Any) -> Placement:
         nonlocal tried
         tried += 1
-        return place_if_room(*arguments, **options)
+        return default.place(*asked)
 
-    monkeypatch.setattr(scheduler, "place_if_room", place)
-    f, big = full()
+    counted = Policy("counted", hooks=Hooks(place), own=frozenset({"place"}))
+    f, big = full(counted)
     other = f.cluster.submit(request(prompt=300))
     f.started(0, big.task)
     f.output(0, big.task, 1010, 20)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from placing import place, place_if_room
 
 from splitwise.scheduling.cluster_state import (
     ClusterState,
@@ -16,7 +17,7 @@ from splitwise.scheduling.cluster_state import (
     take_out,
     with_machine,
 )
-from splitwise.scheduling.placement import can_serve, place, place_if_room
+from splitwise.scheduling.placement import can_serve
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import NOBODY
 

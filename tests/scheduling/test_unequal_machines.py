@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from placing import place, place_if_room
 
 from splitwise.scheduling.cluster_state import (
     ClusterState,
@@ -17,7 +18,7 @@ from splitwise.scheduling.cluster_state import (
     take_out,
     with_machine,
 )
-from splitwise.scheduling.placement import choose, place, place_if_room
+from splitwise.scheduling.placement import choose
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import NOBODY
 

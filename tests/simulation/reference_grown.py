@@ -7,11 +7,11 @@ counted anew from all requests before each decision, instead of being kept up to
 from typing import Any
 
 import numpy as np
+from placing import place_if_room
 from reference_simulator import ARRIVAL, Machine, ReferenceSimulator, Request
 
 from splitwise.scheduling.batching import may_reserve
 from splitwise.scheduling.cluster_state import go_home, rank
-from splitwise.scheduling.placement import place_if_room
 
 
 class GrownReference(ReferenceSimulator):

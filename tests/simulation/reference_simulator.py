@@ -10,9 +10,9 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from placing import place
 
 from splitwise.scheduling.cluster_state import go_home, new_cluster, rank
-from splitwise.scheduling.placement import place
 from splitwise.simulation.simulate import Load, MachineGroup, Options, Outage
 
 MACHINE_ENDS, LINK, OUTAGE, ARRIVAL = 0, 1, 2, 3
@@ -125,12 +125,15 @@ class ReferenceSimulator:
     def arrive(self, r: Request, now: float) -> None:
         o, c = self.options, self.cluster
         r.at, r.to = place(
-            c, r.prompt, r.prompt + r.output, o.queue_threshold_tokens, o.change_roles
+            c,
+            r.prompt,
+            r.prompt + r.output,
+            o.queue_threshold_tokens,
+            o.change_roles,
+            r.output == 1,
         )
         for machine in (r.at, r.to):
             self.note(machine, now)
-        if r.output == 1:
-            r.to = r.at
         if r.at < 0:
             self.homeless.append(r)
             return

@@ -10,7 +10,9 @@ import msgspec
 import typer
 
 from splitwise.cli.errors import fail
+from splitwise.cli.policy import PolicySource
 from splitwise.cli.progress import progress_bar
+from splitwise.scheduling.policies.policy import DEFAULT, load_policy
 
 if TYPE_CHECKING:  # the simulator brings numba along
     from splitwise.hardware import IterationTimes
@@ -58,6 +60,7 @@ def plan(
     ] = "measured",
     prices: Annotated[str, typer.Option(help="Price and power set of the profile.")] = "paper",
     rules: Annotated[str, typer.Option(help="default or published-2024.")] = "default",
+    policy: PolicySource = DEFAULT.source,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +115,7 @@ def plan(
             rate,
             Limits(max_cost, max_power, max_machines),
             tuple(parse_slo(text) for text in slo) if slo else PAPER_SLOS,
-            rules_named(rules),
+            replace(rules_named(rules), policy=load_policy(policy)),
             tuple(range(1, seeds + 1)),
             _resolution(rate) if resolution is None else resolution,
             RELATIVE_RESOLUTION,

@@ -13,10 +13,12 @@ from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
+from splitwise.cli.policy import PolicySource
 from splitwise.cli.settings import to_arguments, with_settings
 from splitwise.cli.worker_settings import WorkerSettings
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.gateway.http.exchange import HttpLimits
+from splitwise.scheduling.policies.policy import DEFAULT, load_policy
 from splitwise.scheduling.pool import Pool
 
 
@@ -84,6 +86,7 @@ def serve(
             "generation_config.json), none (or vllm), or a folder with such a file."
         ),
     ] = "auto",
+    policy: PolicySource = DEFAULT.source,
     workers: WorkerSettings,
     cluster: ClusterLimits,
     access: AccessSettings,
@@ -143,6 +146,7 @@ def serve(
             http=http,
             access=granted,
             admin_key=secrets.get(ADMIN_KEY_VARIABLE, ""),
+            policy=load_policy(policy),
         )
         on_ray = RayOptions(
             address=ray,

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from splitwise.cli.errors import fail
+from splitwise.cli.policy import PolicySource
 from splitwise.hardware import load_profile
 from splitwise.hardware.loading import PAPER_REFERENCE, usual_reference
+from splitwise.scheduling.policies.policy import DEFAULT, load_policy
 from splitwise.scheduling.pool import Pool
 from splitwise.workload import Requests, open_source
 
@@ -70,6 +72,7 @@ def simulate(
     batch_tokens: Annotated[int | None, typer.Option(help="Prompt tokens of a batch.")] = None,
     chunk_prompts: Annotated[bool, typer.Option(help="Cut long prompts to the batch.")] = False,
     overlap: Annotated[bool, typer.Option(help="Send the cache layer by layer.")] = True,
+    policy: PolicySource = DEFAULT.source,
     change_roles: Annotated[bool, typer.Option(help="Pull machines into the mixed pool.")] = True,
     cache: Annotated[
         str,
@@ -113,6 +116,7 @@ def simulate(
             batch_tokens=batch_tokens or base.batch_tokens,
             cache=cache,
             block_tokens=block_tokens,
+            policy=load_policy(policy),
             timeline_segments=TIMELINE_SEGMENTS if timeline is not None else 0,
         )
         result = _run(load, groups, options, [_outage(text, groups) for text in outage or ()])

@@ -54,6 +54,8 @@ class LiveRequest:
     """Whether it ever had machines."""
     history: list[int] = field(init=False)
     task: int = -1
+    attempts: int = 0
+    """How often it had machines."""
     failure_count: FailureCount = NO_FAILURES
     avoid: frozenset[int] = frozenset()
     """Machines that failed it in these attempts."""

@@ -31,6 +31,7 @@ from functools import partial
 from itertools import count
 from typing import Protocol
 
+from splitwise.cluster.decisions import Decisions
 from splitwise.cluster.ledger import Ledger
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.pools import PoolMetrics, Pools
@@ -63,7 +64,10 @@ from splitwise.protocol.messages import (
 )
 from splitwise.scheduling import admission
 from splitwise.scheduling.cluster_state import left_out
-from splitwise.scheduling.placement import can_serve, could_hold, place_if_room
+from splitwise.scheduling.decision import PlacementRequest, PlacementRules
+from splitwise.scheduling.enacting import has_to_wait, pull
+from splitwise.scheduling.placement import can_serve, could_hold
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.ranking import NOBODY
 from splitwise.scheduling.reach import least_pending_first
 from splitwise.scheduling.waiting import Tried, WaitingLine
@@ -88,9 +92,17 @@ class ClusterScheduler:
     """All machines and all requests; fulfils ``generation.Generator``."""
 
     def __init__(
-        self, limits: ClusterLimits, metrics: ClusterMetrics, model_name: str | None = None
+        self,
+        limits: ClusterLimits,
+        metrics: ClusterMetrics,
+        model_name: str | None = None,
+        policy: Policy = DEFAULT,
     ) -> None:
         self._limits = limits
+        self._decisions = Decisions(policy)
+        self._rules = PlacementRules(
+            limits.prompt_queue_threshold_tokens, limits.change_roles, may_wait=True
+        )
         self._metrics = metrics
         self.roster = Roster(model_name)
         self.pools = Pools(self.roster, metrics, on_change=self._on_pools_changed)
@@ -240,15 +252,16 @@ class ClusterScheduler:
         return NOBODY, NOBODY
 
     def _place_among_all(self, live: LiveRequest) -> tuple[int, int]:
-        tokens = len(live.history)
-        return place_if_room(
-            self.roster.cluster,
-            tokens,
-            self.roster.cache_tokens(tokens + 1),
-            one_token=live.max_history_tokens - tokens == 1,
-            threshold=self._limits.prompt_queue_threshold_tokens,
-            may_pull=self._limits.change_roles,
+        cluster, tokens = self.roster.cluster, len(live.history)
+        one_token = live.max_history_tokens - tokens == 1
+        request = PlacementRequest(
+            live.number, live.attempts, live.priority, tokens, self._needed_tokens(live), one_token
         )
+        placement = self._decisions.place(cluster, request, self._rules)
+        if has_to_wait(cluster, request, placement):
+            return NOBODY, NOBODY
+        pull(cluster, placement, not one_token)
+        return placement.prompt, placement.prompt if one_token else placement.token
 
     def _place_elsewhere(self, live: LiveRequest) -> tuple[int, int]:
         """The same, without the machines that failed it as long as another could run it."""
@@ -267,6 +280,7 @@ class ClusterScheduler:
     def _start(self, live: LiveRequest) -> None:
         live.state = RequestState.PROMPT
         live.task = next(self._tasks)
+        live.attempts += 1
         live.is_alone = live.failure_count.is_suspect
         live.moved_s = time.monotonic()
         self._live[live.task] = live

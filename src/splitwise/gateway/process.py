@@ -48,6 +48,7 @@ from splitwise.launch.launcher import (
 from splitwise.launch.supervision import Supervisor
 from splitwise.observe.metrics import Metrics
 from splitwise.protocol.handshake.tls import ClusterTls, TlsError, TlsFiles
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     access: Access = Access()
     admin_key: str = ""
     """What operators prove; empty: there is no admin endpoint."""
+    policy: Policy = DEFAULT
 
     def worker_specs(self, join: str) -> list[WorkerSpec]:
         """The workers to start; ``join`` is the address they dial."""
@@ -150,7 +152,7 @@ class Gateway:
         ends = read_stop_token_ids(folder, options.generation_config)
         self._stop_token_ids = sorted({*ends, *self._text.end_of_turn_ids()})
         self._metrics = Metrics(self.model_name)
-        self.cluster = ClusterScheduler(options.cluster, self._metrics, folder.name)
+        self.cluster = ClusterScheduler(options.cluster, self._metrics, folder.name, options.policy)
         self._launcher = new_launcher(key)
         self._tls = None if options.cluster_tls is None else ClusterTls(options.cluster_tls)
         self._server = SchedulerServer(

@@ -59,6 +59,7 @@ class QuestionRecord:
     offers: dict[str, int]
     seeds: tuple[int, ...]
     resolution_per_s: float
+    policy: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def question_record(plan: Plan) -> QuestionRecord:
         {offer.name: offer.stock for offer in question.offers},
         question.seeds,
         question.resolution_per_s,
+        question.options.policy.name,
     )
 
 

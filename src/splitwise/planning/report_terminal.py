@@ -10,6 +10,7 @@ from splitwise.planning.design import Design
 from splitwise.planning.plan import Plan
 from splitwise.planning.question import Question
 from splitwise.planning.report_tables import Table, family_table, front_table, sensitivity_table
+from splitwise.scheduling.policies.policy import DEFAULT
 from splitwise.simulation.slowdown import PAPER_SLOS
 
 
@@ -37,6 +38,9 @@ def headline(plan: Plan) -> list[str]:
         lines.append(f"asked for: {rate:g}/s, {plan.best.joules_per_token:.2f} J a token there")
     missed = ", ".join(plan.breaks.missed) or "nothing"
     lines.append(f"first missed at {plan.breaks.rate_per_s:g}/s: {missed}")
+    policy = plan.question.options.policy
+    if policy != DEFAULT:
+        lines.append(f"policy: {policy.name}, in every cluster that was compared")
     if design.queue_threshold_tokens is not None:
         lines.append(f"prompt queue threshold: {design.queue_threshold_tokens} tokens")
     return lines
@@ -87,12 +91,14 @@ def commands_of(plan: Plan, source: str, options: dict[str, str]) -> tuple[str, 
     groups = [f"--{pool.name.lower()} {count}x{offer.name}" for pool, count, offer in parts]
     rest = [f"--{name} {shlex.quote(value)}" for name, value in options.items()]
     threshold = design.queue_threshold_tokens
-    limit = [] if threshold is None else [f"--queue-threshold {threshold}"]
+    rest_of_both = [] if threshold is None else [f"--queue-threshold {threshold}"]
+    policy = plan.question.options.policy
+    rest_of_both += [] if policy == DEFAULT else [f"--policy {shlex.quote(policy.source)}"]
     roles = [f"--{pool.name.lower()} {count}" for pool, count, _ in parts]
     load = load_options(plan.question, rate)
     simulate = ["splitwise simulate", shlex.quote(source), *load, *groups, *rest]
     serve = ["splitwise serve MODEL", *roles]
-    return " ".join([*simulate, *limit]), " ".join([*serve, *limit])
+    return " ".join([*simulate, *rest_of_both]), " ".join([*serve, *rest_of_both])
 
 
 def load_options(question: Question, rate_per_s: float) -> list[str]:

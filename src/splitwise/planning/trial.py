@@ -18,7 +18,7 @@ from splitwise.planning.outcome import Outcome, Percentiles
 from splitwise.planning.question import Question
 from splitwise.planning.store import OutcomeStore
 from splitwise.simulation.result import Result
-from splitwise.simulation.simulate import simulate
+from splitwise.simulation.simulate import Options, simulate
 from splitwise.simulation.slowdown import Floats, check_slos, experience, percentile, present
 
 _PERCENTS: Final = (50, 90, 99)
@@ -130,7 +130,7 @@ class Judge:
             [int(pool) for pool in design.family.pools],
             design.counts,
             design.queue_threshold_tokens,
-            astuple(question.options),
+            _options_key(question.options),
             astuple(question.demand),
             self._load_digest,
             [astuple(slo) for slo in question.slos],
@@ -143,6 +143,12 @@ class Judge:
         if id(times) not in self._digests:
             self._digests[id(times)] = digest(times)
         return self._digests[id(times)]
+
+
+def _options_key(options: Options) -> list[object]:
+    """All options; a policy by what it does, whatever it is called."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return list({**values, "policy": options.policy.digest}.values())
 
 
 def digest(times: IterationTimes) -> bytes:

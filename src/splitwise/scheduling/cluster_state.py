@@ -92,6 +92,18 @@ def _view(array: Any) -> Any:
     return memoryview(array)
 
 
+def read_only(cluster: ClusterState) -> ClusterState:
+    """The same numbers, read singly as they change, for who is not to change them."""
+    return ClusterState._make(
+        Ranking._make(map(_locked, part)) if isinstance(part, Ranking) else _locked(part)
+        for part in cluster
+    )
+
+
+def _locked(array: Any) -> Any:
+    return memoryview(array).toreadonly()
+
+
 def with_machine(
     cluster: ClusterState, pool: Pool, kv_capacity_tokens: int, spare: int = 0
 ) -> ClusterState:

@@ -21,9 +21,9 @@ would block a queue for ever. And a least pending machine whose cache is full at
 to a larger one that has room: pending tokens say nothing of size, and the smallest machine would
 be the choice as long as it is full.
 
-``choose`` looks, ``place`` also pulls. ``place_if_room`` lets a request wait instead of a machine's
-queue, but not while any machine that may run it has room: steps 1 to 4 ask one machine a pool, and
-``_go_on`` asks the others.
+``choose_with_room`` lets a request wait instead of a machine's queue, but not while any machine
+that may run it has room: steps 1 to 4 ask one machine a pool, and ``_go_on`` asks the others.
+Nobody is moved here: ``enacting`` does so.
 """
 
 from typing import Final
@@ -33,7 +33,6 @@ from splitwise.scheduling.cluster_state import (
     has_room,
     is_memory_full,
     is_queue_long,
-    move,
     room_tokens,
 )
 from splitwise.scheduling.pool import Pool
@@ -49,7 +48,7 @@ _MIXED: Final = int(Pool.MIXED)
 
 
 def can_serve(cluster: ClusterState) -> bool:
-    """Whether ``place`` finds anybody: left alone, a machine of any pool computes both phases."""
+    """Whether anybody can be found: left alone, a machine of any pool computes both phases."""
     return any(first(cluster.by_pending, pool) != NOBODY for pool in Pool)
 
 
@@ -59,52 +58,26 @@ def could_hold(cluster: ClusterState, kv_tokens: int) -> bool:
 
 
 @shared
-def place(
-    cluster: ClusterState, prompt_tokens: int, kv_tokens: int, threshold: int, may_pull: bool
-) -> tuple[int, int]:
-    """Choose (prompt machine, token machine), pulling machines into the mixed pool if need be.
-
-    ``kv_tokens`` is the whole cache of the request, prompt and output. (NOBODY, NOBODY) if no
-    machine that is up can hold it.
-    """
-    prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
-    if is_pair:
-        pull(cluster, prompt, _TOKEN)
-        pull(cluster, token, _PROMPT)
-    return prompt, token
-
-
-@shared
-def place_if_room(
+def choose_with_room(
     cluster: ClusterState,
     prompt_tokens: int,
     kv_tokens: int,
     one_token: bool,
     threshold: int,
     may_pull: bool,
-) -> tuple[int, int]:
-    """``place`` for a server, whose clients can wait: (NOBODY, NOBODY) for one that has to.
+) -> tuple[int, int, bool]:
+    """``choose`` for a server, whose clients can wait: NOBODY twice for one that has to.
 
     It has to if no token machine holds ``kv_tokens`` more now, or every prompt machine's queue is
-    long: what lies there can no more be overtaken. Then nobody is pulled for it either.
-    ``kv_tokens`` is what is known to be needed: the prompt and a first token. ``one_token`` says
-    that the request ends with that and so has no token phase.
+    long: what lies there can no more be overtaken. ``kv_tokens`` is what is known to be needed: the
+    prompt and a first token. ``one_token`` says that the request ends with that and so has no token
+    phase.
     """
     prompt, token, is_pair = choose(cluster, prompt_tokens, kv_tokens, threshold, may_pull)
     is_refused = prompt == NOBODY or is_queue_long(cluster, prompt, prompt_tokens, threshold)
     if is_refused or not (one_token or has_room(cluster, token, kv_tokens)):
-        prompt, token, is_pair = _go_on(
-            cluster, prompt_tokens, kv_tokens, one_token, threshold, may_pull
-        )
-    if prompt == NOBODY:
-        return NOBODY, NOBODY
-    if is_pair:
-        pull(cluster, prompt, _TOKEN)
-    if one_token:
-        return prompt, prompt
-    if is_pair:
-        pull(cluster, token, _PROMPT)
-    return prompt, token
+        return _go_on(cluster, prompt_tokens, kv_tokens, one_token, threshold, may_pull)
+    return prompt, token, is_pair
 
 
 @shared
@@ -121,13 +94,6 @@ def choose(
         return prompt, token, True
     alone = _least_pending_of_all(cluster, prompt_tokens, kv_tokens, threshold)
     return alone, alone, False
-
-
-@shared
-def pull(cluster: ClusterState, machine: int, opposite: int) -> None:
-    """Move a machine chosen for a phase that its pool, ``opposite``, does not run."""
-    if int(cluster.pool[machine]) == opposite:
-        move(cluster, machine, _MIXED)
 
 
 @shared

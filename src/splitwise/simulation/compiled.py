@@ -8,13 +8,13 @@ them compiles anew, and nothing stale is ever run.
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Iterable
 from multiprocessing import parent_process
 from pathlib import Path
 
 import numba
 from numba.extending import register_jitable
 
-from splitwise.scheduling import batching, placement, waiting  # noqa: F401  these fill SHARED
 from splitwise.scheduling.shared import SHARED, Function
 
 
@@ -35,10 +35,8 @@ def cache_home() -> Path:
     return Path(base) / "splitwise"
 
 
-_register = register_jitable(no_cfunc_wrapper=True)  # nobody calls helpers from C
 _CACHE_FOLDER = str(cache_home() / "compiled" / digest_of("scheduling", "simulation"))
-for _function in SHARED:
-    _register(_function)
+_registered: set[Callable[..., object]] = set()
 
 
 def say_if_it_compiles() -> None:
@@ -51,14 +49,34 @@ def say_if_it_compiles() -> None:
         print("compiling the simulator, this once: some 20 s", file=sys.stderr)
 
 
-def compiled(function: Function) -> Function:
-    """Compile ``function`` on its first call, or load it from the cache of an earlier run."""
+def register(functions: Iterable[Callable[..., object]], is_checked: bool = False) -> None:
+    """Let compiled code call these; ``is_checked``: an index beyond the end is an error there."""
+    # Nobody calls helpers from C.
+    marked = register_jitable(no_cfunc_wrapper=True, boundscheck=is_checked or None)
+    for function in functions:
+        if function not in _registered:
+            _registered.add(function)
+            marked(function)
+
+
+def compiled(function: Function, policy_digest: str = "") -> Function:
+    """Compile ``function`` on its first call, or load it from the cache of an earlier run.
+
+    One that has a policy compiled into it names that policy's digest. A user's code fails there as
+    it does as Python, at a division by zero and at an index beyond the end.
+    """
+    register(SHARED)  # of all that has been imported, so of all that it calls
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _CACHE_FOLDER
+    numba.config.CACHE_DIR = str(Path(_CACHE_FOLDER) / policy_digest)
     try:
         # Without numba's runtime no array is counted as it is passed on, which took four fifths
         # of the time; the price is that compiled code creates no arrays.
-        made: Function = numba.njit(cache=True, error_model="numpy", _nrt=False)(function)
+        made: Function = numba.njit(
+            cache=True,
+            error_model="python" if policy_digest else "numpy",
+            boundscheck=bool(policy_digest),
+            _nrt=False,
+        )(function)
     finally:
         numba.config.CACHE_DIR = before
     return made
@@ -66,5 +84,5 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """A helper of a compiled function; compiled with its caller, ordinary Python to others."""
-    _register(function)
+    register([function])
     return function

@@ -8,13 +8,15 @@ known.
 from typing import Any
 
 from splitwise.scheduling.cluster_state import rank
-from splitwise.scheduling.placement import place, place_if_room
+from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
+from splitwise.scheduling.enacting import has_to_wait, pull
 from splitwise.scheduling.ranking import NOBODY
 from splitwise.simulation.charges import charge, in_blocks
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.grown import expect
 from splitwise.simulation.line import leave_line
 from splitwise.simulation.machine import kick
+from splitwise.simulation.policy_calls import place_by
 from splitwise.simulation.queues import append_prompt
 from splitwise.simulation.roles import note_pool
 from splitwise.simulation.state import NONE
@@ -24,32 +26,47 @@ from splitwise.simulation.state import NONE
 def dispatch(state: Any, request: int, now: float) -> None:
     """Place a request and queue its prompt; it stays away while no machine can take it."""
     one = state.requests[request]
-    rules = state.rules
-    prompt, token = place(
-        state.cluster,
-        one.prompt_tokens,
-        one.prompt_tokens + one.output_tokens,
-        rules.queue_threshold_tokens,
-        rules.change_roles,
-    )
-    if prompt != NOBODY:
-        note_pool(state, prompt, now)
-        note_pool(state, token, now)
-    if one.output_tokens == 1:
-        token = prompt
-    one.prompt_machine = prompt
-    one.token_machine = token
-    if prompt == NOBODY:
+    asked = as_asked(state, request, one.prompt_tokens + one.output_tokens)
+    placement = place_by(state.policy, state.cluster, asked, placement_rules(state, False))
+    if placement.prompt == NOBODY:
+        one.prompt_machine = NOBODY
+        one.token_machine = NOBODY
         state.progress[0].waiting += 1
         return
-    send_to_machines(state, request, now)
+    pull(state.cluster, placement, one.output_tokens > 1)
+    send_to_machines(state, request, placement, now)
 
 
 @inlined
-def send_to_machines(state: Any, request: int, now: float) -> None:
+def as_asked(state: Any, request: int, kv_tokens: int) -> PlacementRequest:
+    """A request as a policy is told of it; numbers begin with 1, as in a server."""
+    one = state.requests[request]
+    return PlacementRequest(
+        request + 1,
+        one.attempts,
+        0,
+        one.prompt_tokens,
+        kv_tokens,
+        one.output_tokens == 1,
+    )
+
+
+@inlined
+def placement_rules(state: Any, may_wait: bool) -> PlacementRules:
+    """The simulation's, as a policy is told of them."""
+    return PlacementRules(state.rules.queue_threshold_tokens, state.rules.change_roles, may_wait)
+
+
+@inlined
+def send_to_machines(state: Any, request: int, placement: Placement, now: float) -> None:
     """An attempt begins on the machines that were chosen for it."""
     one = state.requests[request]
-    prompt, token = one.prompt_machine, one.token_machine
+    note_pool(state, placement.prompt, now)
+    note_pool(state, placement.token, now)
+    prompt = placement.prompt
+    token = prompt if one.output_tokens == 1 else placement.token
+    one.prompt_machine = prompt
+    one.token_machine = token
     one.attempts += 1
     append_prompt(state, prompt, request)
     charge(state, one)
@@ -83,23 +100,13 @@ def serve_line(state: Any, now: float) -> None:
 def hand_out(state: Any, now: float) -> None:
     """Place waiting requests, in order, until one has to go on waiting."""
     progress = state.progress[0]
-    rules = state.rules
     while progress.line_head != NONE:
         request = progress.line_head
         one = state.requests[request]
-        prompt, token = place_if_room(
-            state.cluster,
-            one.prompt_tokens,
-            in_blocks(state, one.prompt_tokens + 1),
-            one.output_tokens == 1,
-            rules.queue_threshold_tokens,
-            rules.change_roles,
-        )
-        if prompt == NOBODY:
+        asked = as_asked(state, request, in_blocks(state, one.prompt_tokens + 1))
+        placement = place_by(state.policy, state.cluster, asked, placement_rules(state, True))
+        if has_to_wait(state.cluster, asked, placement):
             return
         leave_line(state)
-        note_pool(state, prompt, now)
-        note_pool(state, token, now)
-        one.prompt_machine = prompt
-        one.token_machine = token
-        send_to_machines(state, request, now)
+        pull(state.cluster, placement, one.output_tokens > 1)
+        send_to_machines(state, request, placement, now)

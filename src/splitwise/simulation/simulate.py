@@ -16,11 +16,13 @@ from splitwise.hardware.iteration_times import IterationTimes
 from splitwise.scheduling.batching import BATCH_REQUESTS, MAX_PREEMPTIONS, PROMPT_BATCH_TOKENS
 from splitwise.scheduling.cluster_state import new_cluster
 from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import new_ranking
 from splitwise.simulation import state as st
 from splitwise.simulation.compiled import say_if_it_compiles
 from splitwise.simulation.loop import advance
+from splitwise.simulation.policy_calls import calls_of, policy_error
 from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, Status
 
 SLICE_REQUESTS: Final = 50_000
@@ -81,6 +83,8 @@ class Options:
 
     ``rank_by_size`` sends tokens to the machine with the most room; without it, to the one that
     holds least. Among machines of one size it is the same.
+
+    ``policy`` makes the decisions; ``load_policy`` reads one from a file.
     """
 
     queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
@@ -97,6 +101,7 @@ class Options:
     cache: str = "promised"
     block_tokens: int = BLOCK_TOKENS
     rank_by_size: bool = True
+    policy: Policy = DEFAULT
 
     def __post_init__(self) -> None:
         for name in ("queue_threshold_tokens", "batch_tokens", "batch_requests", "block_tokens"):
@@ -163,17 +168,25 @@ def simulate(
 
     ``progress`` is called with the number of requests that have arrived so far. Requests larger
     than any machine's cache, and those for whom no machine ever came up again, are rejected with
-    a reason. Raises ValueError for a cluster, a load or an outage that cannot be.
+    a reason. Raises ValueError for a cluster, a load or an outage that cannot be, and PolicyError,
+    which is one, for a policy that fails or decides what cannot be.
     """
     groups = [group for group in cluster if group.count != 0]
     check(requests, groups)
     check_outages(outages, sum(group.count for group in groups))
-    state = new_state(requests, groups, options or Options(), outages)
+    chosen = options or Options()
     say_if_it_compiles()
+    state = new_state(requests, groups, chosen, outages)
     total = len(requests.arrival_s)
     arrived = 0
     while arrived < total:
-        arrived = advance(state, arrived, min(arrived + SLICE_REQUESTS, total))
+        try:
+            arrived = advance(state, arrived, min(arrived + SLICE_REQUESTS, total))
+        except Exception as error:
+            wrong = policy_error(chosen.policy, state.policy, error)
+            if wrong is None:
+                raise
+            raise wrong from error
         if progress is not None:
             progress(arrived)
     return result_of(state, requests, groups)
@@ -229,8 +242,12 @@ def new_state(
     span_s = max(float(requests.arrival_s[-1]), 1.0)
     whole = table["prompt_tokens"] + table["output_tokens"]  # a retry's prompt may be almost that
     longest = int(whole.max()) + options.batch_tokens + st.MAX_SLOTS
+    machines_known = new_cluster(
+        home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size
+    )
     return st.State(
-        new_cluster(home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size),
+        machines_known,
+        calls_of(options.policy, machines_known),
         new_kinds(groups, longest + 1),
         new_rules(options, span_s),
         machines,

@@ -7,7 +7,7 @@ their cache.
 """
 
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -260,9 +260,10 @@ class Scratch(NamedTuple):
 @by_reference
 class State(NamedTuple):
     """One simulation. ``progress`` [1]; ``outages`` are machines that go down or up, in order of
-    time."""
+    time; ``policy`` is ``policy_calls.Calls``."""
 
     cluster: ClusterState
+    policy: Any
     kinds: Kinds
     rules: Rules
     machines: NDArray[np.void]

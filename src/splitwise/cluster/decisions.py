@@ -1,0 +1,75 @@
+"""The policy's word on a request, as far as it can be done.
+
+A policy that raises, or says what cannot be, costs nobody anything: the default decides for that
+request, and the log says why.
+"""
+
+import logging
+import time
+from typing import Any, Final
+
+from splitwise.scheduling.cluster_state import ClusterState, read_only
+from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
+from splitwise.scheduling.enacting import (
+    EXPLAINED,
+    Fault,
+    fault_of,
+    in_one_place,
+    read_placement,
+)
+from splitwise.scheduling.policies import default
+from splitwise.scheduling.policies.policy import Policy
+
+log = logging.getLogger(__name__)
+
+QUIET_S: Final = 60.0
+"""How long the same complaint is not repeated."""
+
+
+class Decisions:
+    """What is decided by the policy of a server."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._seen: tuple[ClusterState, ClusterState] | None = None
+        self._complained_s: dict[str, float] = {}
+
+    def place(
+        self, cluster: ClusterState, request: PlacementRequest, rules: PlacementRules
+    ) -> Placement:
+        """Who computes the request; see ``default.place``."""
+        if "place" not in self._policy.own:
+            return default.place(cluster, request, rules)
+        try:
+            said: Any = self._policy.hooks.place(self._read_only(cluster), request, rules)
+            placement = in_one_place(request, read_placement(said))
+        except Exception as error:  # noqa: BLE001  whatever a user's function raises
+            self._complain(request, f"raised {type(error).__name__}: {error}")
+            return default.place(cluster, request, rules)
+        fault = Fault(fault_of(cluster, request, rules, placement))
+        if fault is not Fault.NONE:
+            chosen = f"said {placement.prompt}, {placement.token}: {EXPLAINED[fault]}"
+            self._complain(request, chosen)
+            return default.place(cluster, request, rules)
+        return placement
+
+    def _read_only(self, cluster: ClusterState) -> ClusterState:
+        """What the policy sees: the numbers are the ledger's to change."""
+        if self._seen is None or self._seen[0] is not cluster:
+            self._seen = cluster, read_only(cluster)
+        return self._seen[1]
+
+    def _complain(self, request: PlacementRequest, what: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._complained_s.get(what, -QUIET_S) < QUIET_S:
+            return
+        self._complained_s = {
+            said: at_s for said, at_s in self._complained_s.items() if now_s - at_s < QUIET_S
+        }
+        self._complained_s[what] = now_s
+        log.error(
+            "policy %s: place of request %d %s; the default places it",
+            self._policy.name,
+            request.number,
+            what,
+        )

@@ -1,0 +1,45 @@
+"""What a policy is told of a request, and what it says."""
+
+from typing import NamedTuple
+
+
+class PlacementRequest(NamedTuple):
+    """A request that is to be placed.
+
+    ``number``: in order of arrival, from 1. ``attempt``: how often it had machines before.
+    ``priority``: less goes first; 0 is usual. ``prompt_tokens``: of this attempt, with the tokens
+    of those before. ``kv_tokens``: cache that its token machine is to hold, as far as it is known.
+    ``one_token``: it ends with its first token and so has no token phase.
+    """
+
+    number: int
+    attempt: int
+    priority: int
+    prompt_tokens: int
+    kv_tokens: int
+    one_token: bool
+
+
+class PlacementRules(NamedTuple):
+    """How the cluster is run.
+
+    ``change_roles``: whether a machine may be pulled into the mixed pool. ``may_wait``: whether the
+    request may wait outside the machines until one has room; else it is placed now if any machine
+    could ever hold it.
+    """
+
+    queue_threshold_tokens: int
+    change_roles: bool
+    may_wait: bool
+
+
+class Placement(NamedTuple):
+    """Who computes the prompt and who the tokens; ``NOBODY`` for both if the request has to wait.
+
+    ``pulls``: a machine that stands in the pool of the other phase moves into the mixed pool for
+    it, until it is idle. A machine that does so for a single request in need stays.
+    """
+
+    prompt: int
+    token: int
+    pulls: bool

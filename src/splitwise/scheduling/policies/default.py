@@ -1,0 +1,32 @@
+"""The default decisions, and what each is asked: a policy's are named and called like these."""
+
+from splitwise.scheduling.cluster_state import ClusterState
+from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
+from splitwise.scheduling.placement import choose, choose_with_room
+from splitwise.scheduling.shared import shared
+
+
+@shared
+def place(cluster: ClusterState, request: PlacementRequest, rules: PlacementRules) -> Placement:
+    """The machines that compute the request's prompt and its tokens; see ``placement``.
+
+    ``cluster`` is to be read only: whoever asked charges the machines and moves them.
+    """
+    if rules.may_wait:
+        prompt, token, pulls = choose_with_room(
+            cluster,
+            request.prompt_tokens,
+            request.kv_tokens,
+            request.one_token,
+            rules.queue_threshold_tokens,
+            rules.change_roles,
+        )
+    else:
+        prompt, token, pulls = choose(
+            cluster,
+            request.prompt_tokens,
+            request.kv_tokens,
+            rules.queue_threshold_tokens,
+            rules.change_roles,
+        )
+    return Placement(prompt, token, pulls)

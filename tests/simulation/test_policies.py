@@ -1,0 +1,182 @@
+"""Policies in the simulator: the same compiled or not; what cannot be is refused."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_cluster import load, mixed, split, times
+
+from splitwise.scheduling.policies.policy import PolicyError, load_policy
+from splitwise.scheduling.pool import Pool
+from splitwise.simulation import policy_calls
+from splitwise.simulation.result import Result, Status
+from splitwise.simulation.simulate import CACHES, MachineGroup, Options, Outage, simulate
+
+PLAIN = """
+from splitwise.scheduling.policies import two_choices
+ASKED = {}
+
+def place(cluster, request, rules):
+    ASKED[request.number, request.attempt] = ASKED.get((request.number, request.attempt), 0) + 1
+    return two_choices.place(cluster, request, rules)
+"""
+RANDOM = """
+from splitwise.scheduling.decision import Placement
+from splitwise.scheduling.draws import draw
+from splitwise.scheduling.cluster_state import takes_requests, is_idle
+
+def place(cluster, request, rules):
+    busy = False
+    for machine in range(len(cluster.up)):
+        busy = busy or (cluster.up[machine] and not is_idle(cluster, machine))
+    if busy and rules.may_wait and draw(5, request.number, int(cluster.pending_tokens[0])) == 0:
+        return Placement(-1, -1, False)
+    return Placement(
+        one_of(cluster, request, request.prompt_tokens + 1, 0),
+        one_of(cluster, request, request.kv_tokens, 1),
+        rules.change_roles and draw(2, request.number, request.attempt, 2) == 0,
+    )
+
+def one_of(cluster, request, kv_tokens, which):
+    count = len(cluster.up)
+    for i in range(1000):
+        machine = draw(count, request.number, request.attempt, 10 * i + which)
+        if takes_requests(cluster, machine) and kv_tokens <= cluster.kv_capacity_tokens[machine]:
+            return machine
+    return -1
+"""
+CHOICE = """
+from splitwise.scheduling.decision import Placement
+from helping import CHOSEN
+
+def place(cluster, request, rules):
+    return Placement(CHOSEN, CHOSEN, False)
+"""
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def busy_load(count: int = 300, seed: int = 0):  # type: ignore[no-untyped-def]
+    draws = np.random.default_rng(seed)
+    arrival = np.sort(draws.uniform(0, 30, count))
+    prompts, outputs = draws.integers(1, 600, count), draws.integers(1, 40, count)
+    return load(*zip(arrival, prompts, outputs, strict=True))
+
+
+def same(one: Result, other: Result) -> bool:
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=name.endswith("_s"))
+        for name in ("prompt_machine", "token_machine", "first_token_s", "finish_s", "attempts")
+    )
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_policy_that_numba_does_not_compile_decides_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cache: str
+) -> None:
+    groups, requests = split(4, 3, kv_capacity_tokens=4000), busy_load()
+    options = Options(cache=cache)
+    compiled = simulate(requests, groups, replace(options, policy=load_policy("two-choices")))
+    assert not caplog.records
+    plain = load_policy(written(tmp_path / "mine.py", PLAIN))
+    assert same(compiled, simulate(requests, groups, replace(options, policy=plain)))
+    asked = plain.hooks.place.__globals__["ASKED"]
+    assert {number for number, _ in asked} == set(range(1, len(requests.arrival_s) + 1))
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "policy mine.py: place runs as plain Python, which is slow" in record.message
+    assert not same(compiled, simulate(requests, groups, options))
+
+
+def test_policies_of_one_process_do_not_meet(tmp_path: Path) -> None:
+    """Nor do those that a file held before and after a change of what it imports."""
+    requests, groups = busy_load(20), mixed(3)
+    written(tmp_path / "helping.py", "CHOSEN = 1")
+    mine = written(tmp_path / "mine.py", CHOICE)
+    policies = [load_policy(mine)]
+    written(tmp_path / "helping.py", "CHOSEN = 2")
+    policies += [load_policy(mine), load_policy("default"), load_policy("all-mixed")]
+    placed = [
+        [simulate(requests, groups, Options(policy=one)).prompt_machine.tolist() for one in order]
+        for order in (policies, policies[::-1])
+    ]
+    assert placed[0] == placed[1][::-1]
+    assert [set(machines) for machines in placed[0]] == [{1}, {2}, {0, 1, 2}, {0, 1, 2}]
+
+
+def test_what_was_compiled_is_found_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By another process, too: nothing that this one holds is asked."""
+    written(tmp_path / "helping.py", "def chosen(request):\n    return request.number % 3")
+    text = CHOICE.replace("CHOSEN, CHOSEN", "chosen(request), chosen(request)")
+    policy = load_policy(written(tmp_path / "mine.py", text.replace("CHOSEN", "chosen")))
+    requests, groups = busy_load(20), mixed(3)
+    results = []
+    for _ in range(2):
+        policy_calls._compiled_place.cache_clear()
+        results.append(simulate(requests, groups, Options(policy=policy)))
+    assert same(*results)
+    assert results[0].prompt_machine.tolist() == [(i + 1) % 3 for i in range(20)]
+    assert not caplog.records
+    kept = Path(policy_calls.compiled.__globals__["_CACHE_FOLDER"]) / policy.digest
+    assert len(list(kept.rglob("*.nbc"))) == 1
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("change_roles", [True, False])
+def test_whatever_a_policy_decides_no_request_is_lost(
+    tmp_path: Path, cache: str, change_roles: bool
+) -> None:
+    random = load_policy(written(tmp_path / "random.py", RANDOM))
+    small = times(kv_capacity_tokens=1000)
+    large = times(kv_capacity_tokens=8000)
+    groups = [
+        MachineGroup("small", small, Pool.PROMPT, 2),
+        MachineGroup("large", large, Pool.TOKEN, 2),
+        MachineGroup("large", large, Pool.MIXED, 1),
+    ]
+    options = Options(cache=cache, policy=random, change_roles=change_roles)
+    for seed in range(30):
+        requests = busy_load(seed=seed)
+        outages = [Outage(0, 5, 9), Outage(3, 7, 20), Outage(4, 12, 13)] if seed % 2 else []
+        result = simulate(requests, groups, options, outages)
+        assert (result.status == Status.FINISHED).all()
+        assert result.tokens_out.sum() >= requests.output_tokens.sum()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("Placement(2, 9, False)", "request 1 said 2, 9: machines are numbered from 0"),
+        ("Placement(-7, 2, False)", "request 1 said -7, 2: machines are numbered"),
+        ("Placement(0, -1, False)", "request 1 said 0, -1: machines are numbered"),
+        ("Placement(request.number, 2, False)", "request 3 said 3, 2: a machine that is down"),
+        ("Placement(0, 1, False)", "request 2 said 0, 1: a machine whose cache can never hold it"),
+        ("Placement(2, 0, True)", "said 2, 0: a machine of the other pool, where roles do not"),
+        ("Placement(-1, -1, False)", "said -1, -1: it has to wait for nothing"),
+        ("None", "said None; it must say Placement"),
+        ("(0.5, 2, False)", "said .0.5, 2, False.; it must say Placement"),
+        ("(0 // (request.number - 2), 2, False)", "request 2 raised ZeroDivisionError"),
+        ("(cluster.waiting[len(cluster.up)], 2, False)", "request 1 raised IndexError"),
+        ("(of_nobody(cluster), 2, False)", "request 1 raised IndexError"),
+        ("cluster.kv_tokens.fill(0)", "request 1 raised"),
+    ],
+)
+def test_what_cannot_be_ends_the_simulation(tmp_path: Path, said: str, why: str) -> None:
+    groups = [
+        MachineGroup("prompt", times(), Pool.PROMPT, 1),
+        MachineGroup("token", times(kv_capacity_tokens=120), Pool.TOKEN, 1),
+        MachineGroup("token", times(), Pool.TOKEN, 2),
+    ]
+    text = "from splitwise.scheduling.decision import Placement\n"
+    text += "def of_nobody(cluster):\n    return cluster.waiting[1000]\n"
+    text += f"def place(cluster, request, rules):\n    return {said}\n"
+    policy = load_policy(written(tmp_path / "mine.py", text))
+    options = Options(policy=policy, change_roles=False)
+    requests = load((1, 50, 20), (1, 150, 20), (1, 50, 20))
+    with pytest.raises(PolicyError, match=f"policy mine.py: place of .*{why}"):
+        simulate(requests, groups, options, [Outage(3, 0.5)])
