@@ -157,7 +157,7 @@ async def _join_all(machines: int) -> dict[str, float]:
         for ended in filter(asyncio.Task.done, running):
             ended.result()  # says why it could not join
         figures[f"{name}_s"] = time.perf_counter() - began_s
-        figures[f"{name}_of_cpu"] = used_s + time.process_time()
+        figures[f"{name}_cpu_s"] = used_s + time.process_time()
         for session in sessions:
             session.stop()
         await asyncio.gather(*running)
