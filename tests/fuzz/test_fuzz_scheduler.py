@@ -43,6 +43,7 @@ from splitwise.protocol.messages import (
 from splitwise.protocol.registration import SCHEDULER_ID, register
 from splitwise.protocol.wire import Wire
 from splitwise.scheduling.pool import Pool
+from splitwise.scheduling.silence import BEAT_PERIOD_S
 from splitwise.transfer import TransferStats
 
 KEY = "the cluster's key"
@@ -69,7 +70,8 @@ class GoodWorker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        self._wire.send(MachineStatus(0, 64, 0, 0))
+        beat = asyncio.create_task(self._beat())
+        self._tasks.add(beat)
         while True:
             message = await self._wire.receive()
             if isinstance(message, RunPrompt):
@@ -77,6 +79,11 @@ class GoodWorker:
                 task = asyncio.create_task(self._generate(message.spec))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    async def _beat(self) -> None:
+        while True:
+            self._wire.send(MachineStatus(0, 64, 0, 0))
+            await asyncio.sleep(BEAT_PERIOD_S)
 
     async def _generate(self, spec: TaskSpec) -> None:
         self._wire.send(PromptsStarted([spec.task]))

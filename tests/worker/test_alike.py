@@ -78,7 +78,7 @@ def test_they_are_computed_once_and_answered_as_if_alone(
         copy = msgspec.convert(msgspec.to_builtins(one), TaskSpec)
         if split:
             t.machine.handle(Expect(msgspec.convert(msgspec.to_builtins(one), TaskSpec), "p"))
-        p.machine.handle(RunPrompt(copy, t.address if split else None))
+        p.machine.handle(RunPrompt(copy, t.addresses if split else None))
     last = t if split else p
     run_until(
         lambda: all(last.finish(one.task) for one in specs) and p.is_empty and t.is_empty, p, t
