@@ -33,6 +33,7 @@ from splitwise.transfer.frames import (
     Hello,
     Message,
     Progress,
+    Ready,
     Revoke,
     Stopped,
     Welcome,
@@ -99,6 +100,7 @@ class Attack:
         else:
             (handed_over,) = await control.receive_fds()
             os.close(handed_over)
+        await control.send_message(Ready())
         transfer_id = f"bad-{self.sessions}"
         self.token.receiver.expect(transfer_id, "bad", ITS_BLOCKS)
         grant = await control.receive_message(FRAME_LIMIT_BYTES)

@@ -1,4 +1,5 @@
-"""Two processes on one GPU, the cache of each on the device; NIXL as between two hosts, too."""
+"""Two processes on one GPU, the cache of each on the device; TCP and NIXL as between two hosts,
+too."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -28,21 +29,21 @@ pytestmark = [
 
 @dataclass
 class DeviceMemory:
-    tensor: Any
+    tensors: list[Any]
     device: str = "cuda:0"
 
     @property
     def nbytes(self) -> int:
-        return int(self.tensor.numel())
+        return sum(int(tensor.numel()) for tensor in self.tensors)
 
     def close(self) -> None:
-        del self.tensor
+        self.tensors.clear()
 
 
 def device_memory() -> DeviceMemory:
     import torch
 
-    return DeviceMemory(torch.zeros(LAYOUT.total_bytes, dtype=torch.uint8, device="cuda:0"))
+    return DeviceMemory([torch.zeros(LAYOUT.total_bytes, dtype=torch.uint8, device="cuda:0")])
 
 
 def expected_layer(layer: int) -> int:
@@ -63,7 +64,7 @@ def prompt_machine(
     sender = KVSender(
         memory, LAYOUT, "prompt", KEY, events.put, transport=transport, checksum=checksum
     )
-    cache = memory.tensor.view(LAYOUT.layers, LAYOUT.blocks, LAYOUT.block_bytes)
+    cache = memory.tensors[0].view(LAYOUT.layers, LAYOUT.blocks, LAYOUT.block_bytes(0))
     work = torch.rand(4096, 4096, device="cuda:0")
     sender.begin("t", address, SOURCE)
     for layer in range(LAYOUT.layers):
@@ -77,7 +78,7 @@ def prompt_machine(
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-@pytest.mark.parametrize("transport", ["cuda_ipc", pytest.param("nixl", marks=NEEDS_NIXL)])
+@pytest.mark.parametrize("transport", ["cuda_ipc", "tcp", pytest.param("nixl", marks=NEEDS_NIXL)])
 def test_layers_land_on_the_device_after_they_are_written(transport: str, checksum: bool) -> None:
     memory = device_memory()
     events: queue.Queue[Any] = queue.Queue()
@@ -94,8 +95,8 @@ def test_layers_land_on_the_device_after_they_are_written(transport: str, checks
     assert isinstance(arrived, Arrived), arrived
     assert arrived.payload == b"first token"
     assert arrived.stats.transport == transport
-    assert arrived.stats.puts == 3 * LAYOUT.layers
-    cache = memory.tensor.view(LAYOUT.layers, LAYOUT.blocks, LAYOUT.block_bytes).cpu()
+    assert arrived.stats.puts == LAYOUT.layers  # one gather, one piece, one write
+    cache = memory.tensors[0].view(LAYOUT.layers, LAYOUT.blocks, LAYOUT.block_bytes(0)).cpu()
     for layer in range(LAYOUT.layers):
         assert (cache[layer, TARGET] == expected_layer(layer)).all()
         others = [block for block in range(LAYOUT.blocks) if block not in TARGET]

@@ -38,7 +38,7 @@ def test_a_frame_comes_back_as_it_went(message: Grant | Done) -> None:
 
 
 def test_another_version_is_refused_with_the_remedy() -> None:
-    with pytest.raises(LinkError, match=r"protocol 9, this machine 3: run the same release"):
+    with pytest.raises(LinkError, match=r"protocol 9, this machine 4: run the same release"):
         body_bytes(HEADER.pack(9, 10), 100)
 
 

@@ -23,6 +23,7 @@ from splitwise.transfer.frames import (
     Done,
     Grant,
     Hello,
+    Ready,
     Refused,
     Revoke,
     Stopped,
@@ -257,6 +258,7 @@ async def _come_in(token: LocalMachine) -> tuple[Channel, Channel]:
         welcome = await introduce(channels[-1], "bad", "token", KEY, LAYOUT, "tcp", link)
         link = welcome.link
     control, stream = channels
+    await control.send_message(Ready())
     return control, stream
 
 

@@ -14,7 +14,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import NotNegative, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 HEADER = struct.Struct("!HI")
 FRAME_LIMIT_BYTES = 16 * 2**20
@@ -59,6 +59,11 @@ class Window(Message, frozen=True):
     metadata: bytes
     regions: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]]
     device_index: NotNegative
+
+
+class Ready(Message, frozen=True):
+    """Sender, once the transport of a link is open: grants may come. Without it the link is given
+    up, as where another transport is tried, and nothing was under way."""
 
 
 class Refused(Message, frozen=True):
@@ -127,7 +132,17 @@ class Answer(Message, frozen=True):
 
 
 AnyMessage = (
-    Welcome | Handles | Window | Refused | Grant | Revoke | Done | Progress | Stopped | Answer
+    Welcome
+    | Ready
+    | Handles
+    | Window
+    | Refused
+    | Grant
+    | Revoke
+    | Done
+    | Progress
+    | Stopped
+    | Answer
 )
 
 _encoder = msgspec.msgpack.Encoder()

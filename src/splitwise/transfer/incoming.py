@@ -32,6 +32,8 @@ class SenderLink:
     pair: LayoutPair
     blocks: HostBlocks | DeviceBlocks
     """This end's, as they fit that sender's."""
+    is_ready: bool = False
+    """Its transport is open at the sender's end, too: it takes grants."""
     streams: list[Channel] = field(default_factory=list)
     transfers: "dict[int, Incoming]" = field(default_factory=dict)
     next_transfer: int = 0

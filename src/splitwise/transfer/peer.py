@@ -20,6 +20,7 @@ from splitwise.transfer.frames import (
     Grant,
     Handles,
     Message,
+    Ready,
     Refused,
     Welcome,
     Window,
@@ -157,6 +158,7 @@ class Peer:
         on_exit.callback(self._link.close)
         self._transport = await self._open_transport(name, channel, welcome, on_exit)
         on_exit.callback(self._transport.close)
+        self._link.send(Ready())
 
     async def _open_transport(
         self, name: str, channel: Channel, welcome: Welcome, on_exit: contextlib.ExitStack

@@ -4,7 +4,7 @@ The life of an incoming transfer. It is an ``Incoming``; everything happens on t
 thread, where each listener, each link and each TCP stream has one task.
 
 1. ``expect`` (worker's thread) enters the transfer. Its Grant, the blocks, goes to the sender
-   at once, or as soon as the sender has dialled in.
+   at once, or as soon as the sender has dialled in and says that it is Ready.
 2. The sender fills the blocks: by itself through shared memory, CUDA IPC or NIXL, or by pieces that
    this thread receives into them (TCP). Each end tells the other of progress that it cannot see.
 3. The sender's Done, and the last piece, end it: Arrived (or Failed, where checksums differ; they
@@ -12,8 +12,9 @@ thread, where each listener, each link and each TCP stream has one task.
 4. ``cancel``, or a deadline since the last progress, sends a Revoke. Blocks that the sender writes
    by itself are given back (Released, Failed) only on its Stopped or Done, or when its end of the
    link is closed: until then a put may still be under way. Over NIXL this end can stop that: it
-   ends the link of a sender that keeps silent, and closes the window first. Blocks that only
-   this thread writes are given back at once.
+   ends the link of a sender that keeps silent, and closes the window (``windows``) before. Blocks
+   that only this thread writes are given back at once, or, on a device, when it has passed the
+   copies that are queued.
 5. The sender's Stopped and the end of its link give Failed. A sender that breaks the protocol
    is refused with the reason and its link dropped, which comes to the same.
 """
@@ -49,6 +50,7 @@ from splitwise.transfer.frames import (
     Handles,
     Hello,
     Progress,
+    Ready,
     Refused,
     Revoke,
     Stopped,
@@ -178,7 +180,8 @@ class KVReceiver:
         self._watch(incoming)
         # The newest link, should a sender have restarted. One that opened just now has granted it.
         for over in reversed(self._links.values()):
-            if over.sender_id == incoming.sender_id and incoming.over is None:
+            is_here = over.is_ready and over.sender_id == incoming.sender_id
+            if is_here and incoming.over is None:
                 self._grant(incoming, over)
 
     def _grant(self, incoming: Incoming, over: SenderLink) -> None:
@@ -289,7 +292,6 @@ class KVReceiver:
             blocks=blocks_of(self._memory, self._layout, pair.at_target),
         )
         self._links[welcome.link] = over
-        self._grant_waiting(over)
         await self._serve_link(over, welcome.link)
 
     async def _open_window(self, channel: Channel) -> OpenWindow:
@@ -302,6 +304,8 @@ class KVReceiver:
         return window
 
     def _grant_waiting(self, over: SenderLink) -> None:
+        if not over.is_ready:
+            return
         for incoming in list(self._transfers.values()):  # others' threads add to it
             if incoming.over is None and incoming.sender_id == over.sender_id:
                 self._grant(incoming, over)
@@ -362,6 +366,9 @@ class KVReceiver:
 
     def _on_frame(self, over: SenderLink, message: AnyMessage) -> None:
         match message:
+            case Ready():
+                over.is_ready = True
+                self._grant_waiting(over)
             case Done():
                 incoming = self._live(over, message.number)
                 if incoming is not None:
