@@ -91,6 +91,31 @@ def test_the_printed_simulation_is_one_that_was_searched(arguments: tuple[str, .
     assert all(counts[one["kind"]] == one["count"] for one in record["best"]["groups"])
 
 
+def test_a_policy_is_planned_with_and_handed_on(tmp_path: Path) -> None:
+    """One that decides as ``all-mixed`` does, so that roles matter to nobody."""
+    mine = tmp_path / "my policy.py"
+    mine.write_text("from splitwise.scheduling.policies.all_mixed import place\n")
+    arguments = ("coding", "--rate=8", *OFFERS, "--cores=1", "--seeds=1", "--no-what-if")
+    arguments += (f"--cache={tmp_path / 'outcomes'}",)
+    usual, ours = planned(*arguments), planned(*arguments, f"--policy={mine}")
+    again = planned(*arguments, f"--policy={mine}")
+    assert (usual["question"]["policy"], ours["question"]["policy"]) == ("default", mine.name)
+    assert [sum(one["simulated"] for one in made["families"]) > 0 for made in (usual, ours)] == [
+        True,
+        True,
+    ]
+    assert sum(one["simulated"] for one in again["families"]) == 0
+    assert "--policy" not in usual["simulate_command"] + usual["serve_command"]
+    for command in (ours["simulate_command"], ours["serve_command"]):
+        assert f"--policy {shlex.quote(str(mine))}" in command
+    found = simulated(ours["simulate_command"])
+    assert found["meets_slos"]
+    tokens = sum(group["decoded_tokens"] for group in found["groups"])
+    joules = ours["best"]["joules_per_token"]
+    assert found["energy_joules"] / tokens == pytest.approx(joules)
+    assert f"policy: {mine.name}" in run("plan", *arguments, f"--policy={mine}")
+
+
 def test_a_recording_is_planned_for_and_its_simulation_printed(tmp_path: Path) -> None:
     """400 requests: at any rate fewer than a plan takes by itself."""
     folder = tmp_path / "a folder"

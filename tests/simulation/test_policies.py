@@ -1,6 +1,8 @@
 """Policies in the simulator: the same compiled or not; what cannot be is refused."""
 
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +85,7 @@ def test_a_policy_that_numba_does_not_compile_decides_the_same(
     options = Options(cache=cache)
     compiled = simulate(requests, groups, replace(options, policy=load_policy("two-choices")))
     assert not caplog.records
+    policy_calls._compiled_place.cache_clear()  # a process is warned once of a policy
     plain = load_policy(written(tmp_path / "mine.py", PLAIN))
     assert same(compiled, simulate(requests, groups, replace(options, policy=plain)))
     asked = plain.hooks.place.__globals__["ASKED"]
@@ -107,6 +110,30 @@ def test_policies_of_one_process_do_not_meet(tmp_path: Path) -> None:
     ]
     assert placed[0] == placed[1][::-1]
     assert [set(machines) for machines in placed[0]] == [{1}, {2}, {0, 1, 2}, {0, 1, 2}]
+
+
+def test_what_other_processes_compiled_does_not_meet(tmp_path: Path) -> None:
+    """Each may have called its machine code by the same name."""
+    written(tmp_path / "helping.py", "CHOSEN = 2")
+    mine = written(tmp_path / "mine.py", CHOICE)
+    code = (
+        "import sys; from splitwise.simulation.policy_calls import calls_of;"
+        "from splitwise.scheduling.cluster_state import new_cluster; import numpy as np;"
+        "from splitwise.scheduling.policies.policy import load_policy;"
+        "calls_of(load_policy(sys.argv[1]), new_cluster(np.zeros(1, np.int8), np.ones(1)))"
+    )
+    names = ["two-choices", mine, "all-mixed"]
+    for name in names:
+        subprocess.run([sys.executable, "-c", code, name], check=True, timeout=120)
+    requests, groups = busy_load(30), mixed(3)
+    policy_calls._compiled_place.cache_clear()
+    placed = [
+        simulate(requests, groups, Options(policy=load_policy(name))).prompt_machine.tolist()
+        for name in names * 2
+    ]
+    assert placed[:3] == placed[3:]
+    assert placed[1] == [2] * 30
+    assert placed[0] != placed[2]
 
 
 def test_what_was_compiled_is_found_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -61,6 +61,7 @@ def test_a_cache_may_grow_with_the_output() -> None:
         (("--mixed", "1xdgx-a100", "--outage", "5"), "write POOL:NUMBER@DOWN"),
         (("--mixed", "1xdgx-a100", "--arrivals", "weekly"), "write poisson"),
         (("--mixed", "1xdgx-a100", "--kv-cache", "paged"), "cache is 'paged'"),
+        (("--mixed", "1xdgx-a100", "--policy", "two-choice"), "choose from default, two-choices"),
         (("nowhere.csv", "--mixed", "1xdgx-a100"), "no such file"),
     ],
 )

@@ -162,7 +162,7 @@ def place_by(
 def calls_of(policy: Policy, cluster: ClusterState) -> Calls:
     """The policy's decisions over a simulation's machines."""
     seen = Reference(numba.typeof(cluster))  # as a part of ``State`` is
-    code = _compiled_place(policy, policy.hooks.place, seen)
+    code = _compiled_place(policy, seen)
     return Calls(Call(code, _plain_place(policy, cluster)), np.zeros(1, dtype=ASKED))
 
 
@@ -188,14 +188,17 @@ def _plain_place(policy: Policy, cluster: ClusterState) -> Callable[..., Placeme
 
 
 @lru_cache(maxsize=64)
-def _compiled_place(policy: Policy, function: Callable[..., Any], cluster: Any) -> Any:
+def _compiled_place(policy: Policy, cluster: Any) -> Any:
     """Machine code for the policy's ``place``; it calls plain Python if need be."""
     arguments = (CallType(), _read_only(cluster), _REQUEST, _RULES)
+    function = policy.hooks.place
 
     def place(call: Any, cluster: Any, request: Any, rules: Any) -> Placement:
         said = function(cluster, request, rules)
         return Placement(said[0] + np.int64(0), said[1] + np.int64(0), bool(said[2]))
 
+    # Machine code is found by name, and what was kept by other processes has names of theirs.
+    place.__qualname__ = f"place_{policy.digest}"
     register([*policy.functions, function], is_checked=function is not default.place)
     try:
         made: Any = compiled(place, policy.digest)

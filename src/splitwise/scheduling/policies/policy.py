@@ -22,6 +22,7 @@ from splitwise.scheduling.policies.sources import (
     digest_of_modules,
     functions_of,
     import_file,
+    name_by_digest,
     own_modules,
 )
 
@@ -137,6 +138,8 @@ def _made(source: str, module: ModuleType) -> Policy:
     modules = own_modules(module)
     hooks = Hooks(**{name: getattr(module, name) for name in own})
     digest = digest_of_modules(modules)
+    if source not in SHIPPED:
+        name_by_digest(modules, digest)
     return Policy(source, digest, hooks, frozenset(own), functions_of(modules))
 
 

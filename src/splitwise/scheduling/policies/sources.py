@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+_NAME: Final = "splitwise_policy_"
 _PACKAGE: Final = Path(__file__).parents[2]
 _INSTALLED: Final = tuple(
     Path(sysconfig.get_path(name)).resolve()
@@ -29,7 +30,7 @@ def import_file(path: Path) -> ModuleType:
 
     Raises whatever the file raises.
     """
-    name = f"splitwise_policy_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    name = f"{_NAME}{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "it is a file whose name ends in .py"
     module = module_from_spec(spec)
@@ -91,6 +92,14 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 def _is_ours(module: ModuleType) -> bool:
     return _lies_in(module, _PACKAGE)
+
+
+def name_by_digest(modules: list[ModuleType], digest: str) -> None:
+    """Have the names of two policies, or of a file before and after an edit, never be the same:
+    machine code is found by name."""
+    for module in modules:
+        if module.__name__.startswith(_NAME):  # others have one version a process
+            _rename(module, f"{module.__name__}_{digest}")
 
 
 def own_modules(module: ModuleType) -> list[ModuleType]:
