@@ -30,9 +30,7 @@ def token_charge(state: Any, one: Any, generated: int) -> int:
 @inlined
 def prompt_charge(state: Any, one: Any) -> int:
     """Cache charged to a prompt machine that is not the token machine too."""
-    if state.rules.cache_grows:
-        return in_blocks(state, one.prompt_tokens + 1)
-    return int(one.prompt_tokens + 1)
+    return in_blocks(state, one.prompt_tokens + 1)
 
 
 @inlined

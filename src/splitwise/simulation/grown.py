@@ -15,7 +15,7 @@ from splitwise.scheduling.cluster_state import rank
 from splitwise.simulation.charges import in_blocks, prompt_charge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.links import send
-from splitwise.simulation.memory import take_memory
+from splitwise.simulation.memory import hold, hold_prompt
 from splitwise.simulation.queues import append_expected, pop_expected, unlink_ready
 from splitwise.simulation.recall import recall
 from splitwise.simulation.roles import settle
@@ -56,9 +56,7 @@ def try_begin(state: Any, machine: int, one: Any) -> bool:
     tokens = in_blocks(state, one.prompt_tokens)
     if not may_take(state, machine, tokens):
         return False
-    take_memory(state, machine, tokens)
-    if one.token_machine == machine:
-        one.held_tokens = tokens
+    hold_prompt(state, one, tokens)
     return True
 
 
@@ -73,11 +71,17 @@ def take_in(state: Any, machine: int, now: float) -> None:
     while request != NONE:
         one = state.requests[request]
         if one.phase == Phase.ARRIVED:
-            one.phase = Phase.READY
-            state.cluster.kv_tokens[one.prompt_machine] -= prompt_charge(state, one)
-            rank(state.cluster, one.prompt_machine)
-            settle(state, one.prompt_machine, now)
+            report_arrival(state, one, now)
         request = one.next
+
+
+@inlined
+def report_arrival(state: Any, one: Any, now: float) -> None:
+    """The cluster is told that the cache is on its token machine."""
+    one.phase = Phase.READY
+    state.cluster.kv_tokens[one.prompt_machine] -= prompt_charge(state, one)
+    rank(state.cluster, one.prompt_machine)
+    settle(state, one.prompt_machine, now)
 
 
 @inlined
@@ -91,8 +95,7 @@ def reserve(state: Any, machine: int, now: float) -> None:
         if not may_take(state, machine, tokens):
             return
         pop_expected(state, machine)
-        take_memory(state, machine, tokens)
-        one.held_tokens = tokens
+        hold(state, one, tokens)
         one.transfer_start_s = now  # at the earliest
         if one.phase == Phase.SENDING:
             send(state, request, now, False)
@@ -115,8 +118,7 @@ def grow(state: Any, machine: int, now: float) -> None:
     for i in range(going_on):
         one = state.requests[running[i].request]
         if running[i].needed_tokens > one.held_tokens:
-            take_memory(state, machine, running[i].needed_tokens - one.held_tokens)
-            one.held_tokens = running[i].needed_tokens
+            hold(state, one, running[i].needed_tokens - one.held_tokens)
 
 
 @inlined

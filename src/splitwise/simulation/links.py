@@ -9,7 +9,7 @@ has the link for itself.
 from typing import Any
 
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.memory import early_memory, has_room, take_memory
+from splitwise.simulation.memory import early_memory, has_room, hold
 
 
 @inlined
@@ -82,7 +82,7 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
         if not has_room(state, target, early_memory(state, one)):
             push(state.transfers, now + state.rules.retry_s, request)
             return
-        take_memory(state, target, early_memory(state, one))
+        hold(state, one, early_memory(state, one))
     source = state.machines[one.prompt_machine]
     to = state.machines[target]
     kind = state.kinds.fixed[source.kind]
@@ -93,8 +93,8 @@ def send(state: Any, request: int, now: float, early: bool) -> None:
     start_s = now
     if early:
         start_s = now - (now - one.attempt_start_s) * (layers - 1) / layers
-        if state.rules.cache_grows:  # room may have come free while the prompt ran
-            start_s = max(start_s, one.transfer_start_s)
+        if one.transfer_start_s > start_s:  # room came free while the prompt ran
+            start_s = one.transfer_start_s
     if state.rules.share_links:
         start_s = max(start_s, source.egress_free_s, to.ingress_free_s)
     end_s = start_s + whole_s

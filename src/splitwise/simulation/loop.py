@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import NOBODY, first
-from splitwise.simulation.charges import in_blocks
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.dispatch import dispatch, serve_line
 from splitwise.simulation.failures import change_machine
+from splitwise.simulation.grown import report_arrival
 from splitwise.simulation.line import join_line, leave_line
 from splitwise.simulation.links import pop, send
 from splitwise.simulation.machine import end, kick, wake_blocked
+from splitwise.simulation.memory import leave_prompt_machine
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
-from splitwise.simulation.roles import settle
 from splitwise.simulation.state import NONE, Phase
 
 REJECTED = int(Status.REJECTED)
@@ -71,8 +70,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
             if state.requests[arrived].status != REJECTED:
                 arrive(state, arrived, now)
             arrived += 1
-        if state.rules.cache_grows:
-            serve_line(state, now)
+        serve_line(state, now)
 
 
 @inlined
@@ -98,30 +96,12 @@ def deliver(state: Any, request: int, now: float) -> None:
     if np.isnan(one.transfer_end_s):
         send(state, request, now, False)
         return
-    if state.rules.cache_grows:
-        deliver_grown(state, request, now)
-        return
-    source = one.prompt_machine
-    state.machines[source].memory_tokens -= one.prompt_tokens + 1
-    state.cluster.kv_tokens[source] -= one.prompt_tokens + 1
-    rank(state.cluster, source)
-    settle(state, source, now)
-    append_ready(state, one.token_machine, request)
-    wake_blocked(state, source, now)
-    kick(state, source, now)
-    kick(state, one.token_machine, now)
-
-
-@inlined
-def deliver_grown(state: Any, request: int, now: float) -> None:
-    """A transfer has ended: the prompt machine has its blocks back. It is charged until the token
-    machine has looked."""
-    one = state.requests[request]
-    source = state.machines[one.prompt_machine]
-    source.memory_tokens -= in_blocks(state, one.prompt_tokens)
-    source.has_freed = True
+    leave_prompt_machine(state, one)
     append_ready(state, one.token_machine, request)
     one.phase = Phase.ARRIVED
+    if not state.rules.cache_grows:  # else its token machine has to look first (``take_in``)
+        report_arrival(state, one, now)
+    wake_blocked(state, one.prompt_machine, now)
     kick(state, one.prompt_machine, now)
     kick(state, one.token_machine, now)
 

@@ -24,7 +24,7 @@ from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.grown import grow, iterations_before_growth, take_in, try_begin
 from splitwise.simulation.links import send
-from splitwise.simulation.memory import give_back, try_grow, try_reserve
+from splitwise.simulation.memory import leave_token_machine, try_grow, try_reserve
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.roles import settle
 from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
@@ -256,8 +256,7 @@ def seat_decodes(state: Any, machine: int, now: float) -> None:
         if not try_grow(state, machine, one):
             break
         here.ready_head = one.next
-        if not state.rules.cache_grows:
-            state.cluster.waiting[machine] -= 1
+        state.cluster.waiting[machine] -= rules.ready_waits
         one.phase = Phase.DECODE
         one.decode_start_s = now
         join(state, machine, request)
@@ -313,17 +312,16 @@ def first_token(state: Any, request: int, now: float) -> None:
     if one.output_tokens == 1:
         one.phase = Phase.DONE
         one.finish_s = now
-        give_back(state, machine, one)
+        leave_token_machine(state, one)
         cluster.pending_tokens[machine] -= 1
         cluster.kv_tokens[machine] -= token_charge(state, one, 0)
         return
-    if state.rules.cache_grows:
-        charge_first(state, one)
+    charge_first(state, one)
     if one.token_machine == machine:
         append_ready(state, machine, request)
     else:
         one.phase = Phase.SENDING
-        if state.rules.cache_grows and one.held_tokens == 0:
+        if one.is_expected:
             return  # ``grown.reserve`` sends it
         early = state.rules.overlap and one.prompt_tokens >= state.rules.overlap_from_tokens
         send(state, request, now, early)

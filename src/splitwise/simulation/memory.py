@@ -33,20 +33,38 @@ def take_memory(state: Any, machine: int, tokens: int) -> None:
 
 
 @inlined
-def token_memory(state: Any, one: Any) -> int:
-    """Cache a request holds in its token phase."""
-    if state.rules.cache_grows:
-        return int(one.held_tokens)
-    return int(one.prompt_tokens + one.output_tokens)
+def hold(state: Any, one: Any, tokens: int) -> None:
+    """The request takes memory of its token machine."""
+    take_memory(state, one.token_machine, tokens)
+    one.held_tokens += tokens
 
 
 @inlined
-def give_back(state: Any, machine: int, one: Any) -> None:
-    """A request is done with its token machine."""
-    here = state.machines[machine]
-    here.memory_tokens -= token_memory(state, one)
-    if state.rules.cache_grows:
-        here.has_freed = True
+def hold_prompt(state: Any, one: Any, tokens: int) -> None:
+    """The request takes memory of the machine that computes its prompt, where it may stay."""
+    if one.token_machine == one.prompt_machine:
+        hold(state, one, tokens)
+        return
+    take_memory(state, one.prompt_machine, tokens)
+    one.prompt_held_tokens += tokens
+
+
+@inlined
+def leave_prompt_machine(state: Any, one: Any) -> None:
+    """The request has nothing more on a prompt machine that is not its token machine too."""
+    here = state.machines[one.prompt_machine]
+    here.memory_tokens -= one.prompt_held_tokens
+    here.has_freed = True
+    one.prompt_held_tokens = 0
+
+
+@inlined
+def leave_token_machine(state: Any, one: Any) -> None:
+    """The request has nothing more on its token machine."""
+    here = state.machines[one.token_machine]
+    here.memory_tokens -= one.held_tokens
+    here.has_freed = True
+    one.held_tokens = 0
 
 
 @inlined
@@ -70,10 +88,10 @@ def try_grow(state: Any, machine: int, one: Any) -> bool:
     """Take what the token phase needs beyond what is held already, if there is room."""
     if state.rules.cache_grows:
         return True  # ``grown.grow`` has done so
-    more = one.prompt_tokens + one.output_tokens - early_memory(state, one)
+    more = one.prompt_tokens + one.output_tokens - one.held_tokens
     if more > 0 and not has_room(state, machine, more):
         return False
-    take_memory(state, machine, more)
+    hold(state, one, more)
     return True
 
 
@@ -95,6 +113,6 @@ def try_reserve(state: Any, machine: int, one: Any) -> bool:
         if not has_room(state, one.token_machine, reserved):
             block(state, machine, one.token_machine)
             return False
-        take_memory(state, one.token_machine, reserved)
-    take_memory(state, machine, prompt_memory(state, one))
+        hold(state, one, reserved)
+    hold_prompt(state, one, prompt_memory(state, one))
     return True

@@ -31,8 +31,7 @@ def append_ready(state: Any, machine: int, request: int) -> None:
     else:
         state.requests[here.ready_tail].next = request
     here.ready_tail = request
-    if not state.rules.cache_grows:  # a server counts prompts alone as waiting
-        state.cluster.waiting[machine] += 1
+    state.cluster.waiting[machine] += state.rules.ready_waits
 
 
 @inlined
@@ -58,6 +57,7 @@ def append_expected(state: Any, machine: int, request: int) -> None:
     """A request waits for blocks on its token machine, whatever becomes of its prompt meanwhile."""
     here = state.machines[machine]
     state.requests[request].expected_next = NONE
+    state.requests[request].is_expected = True
     if here.expected_head == NONE:
         here.expected_head = request
     else:
@@ -69,7 +69,9 @@ def append_expected(state: Any, machine: int, request: int) -> None:
 def pop_expected(state: Any, machine: int) -> None:
     """The first of those that wait for blocks has them."""
     here = state.machines[machine]
-    here.expected_head = state.requests[here.expected_head].expected_next
+    first = state.requests[here.expected_head]
+    first.is_expected = False
+    here.expected_head = first.expected_next
 
 
 @inlined
@@ -82,6 +84,7 @@ def unlink_expected(state: Any, machine: int, request: int) -> None:
     before = here.expected_head
     while state.requests[before].expected_next != request:
         before = state.requests[before].expected_next
+    state.requests[request].is_expected = False
     state.requests[before].expected_next = state.requests[request].expected_next
     if here.expected_tail == request:
         here.expected_tail = before

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from splitwise.simulation.charges import in_blocks, uncharge
+from splitwise.simulation.charges import uncharge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.line import join_line
 from splitwise.simulation.links import drop
-from splitwise.simulation.memory import early_memory, prompt_memory, reserved_memory, take_memory
+from splitwise.simulation.memory import take_memory
 from splitwise.simulation.queues import unlink_expected, unlink_prompt
 from splitwise.simulation.roles import settle
 from splitwise.simulation.state import Phase
@@ -26,10 +26,12 @@ def recall(state: Any, request: int, generated: int, now: float) -> None:
         unlink_prompt(state, one.prompt_machine, request)
     if one.phase == Phase.SENDING:
         drop(state.transfers, request)
-    if state.rules.cache_grows:
-        free_grown(state, request)
-    else:
-        free_promised(state, one)
+    if one.is_expected:
+        unlink_expected(state, one.token_machine, request)
+    take_memory(state, one.prompt_machine, -one.prompt_held_tokens)
+    take_memory(state, one.token_machine, -one.held_tokens)
+    one.prompt_held_tokens = 0
+    one.held_tokens = 0
     uncharge(state, one, generated)
     one.phase = Phase.AWAY
     one.prompt_tokens += generated
@@ -41,31 +43,3 @@ def recall(state: Any, request: int, generated: int, now: float) -> None:
         settle(state, one.prompt_machine, now)
         settle(state, one.token_machine, now)
         join_line(state, request)
-
-
-@inlined
-def free_promised(state: Any, one: Any) -> None:
-    """Give back memory that was taken for a whole request."""
-    is_split = one.prompt_machine != one.token_machine
-    if one.phase == Phase.PROMPT or one.phase == Phase.SENDING:
-        take_memory(state, one.prompt_machine, -prompt_memory(state, one))
-        has_begun = one.phase == Phase.SENDING and not np.isnan(one.transfer_end_s)
-        if is_split and (reserved_memory(state, one) > 0 or has_begun):
-            take_memory(state, one.token_machine, -early_memory(state, one))
-    if one.phase == Phase.READY:
-        take_memory(state, one.token_machine, -early_memory(state, one))
-    if one.phase == Phase.DECODE:
-        take_memory(state, one.token_machine, -(one.prompt_tokens + one.output_tokens))
-
-
-@inlined
-def free_grown(state: Any, request: int) -> None:
-    """Give back the blocks a request has, or its place among those that wait for some."""
-    one = state.requests[request]
-    if one.prompt_machine != one.token_machine:
-        if one.phase == Phase.PROMPT or one.phase == Phase.SENDING:
-            take_memory(state, one.prompt_machine, -in_blocks(state, one.prompt_tokens))
-        if one.held_tokens == 0:
-            unlink_expected(state, one.token_machine, request)
-    take_memory(state, one.token_machine, -one.held_tokens)
-    one.held_tokens = 0

@@ -352,7 +352,8 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
         options.share_links,
         options.overlap_from_tokens,
         True if options.cache == "grown" else None,
-        options.block_tokens,
+        options.block_tokens if options.cache == "grown" else 1,
+        0 if options.cache == "grown" else 1,  # a server counts prompts alone
         options.retry_s,
         span_s / SAMPLES,
     )

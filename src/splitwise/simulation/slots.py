@@ -7,7 +7,7 @@ import numpy as np
 from splitwise.scheduling.batching import order_running
 from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import inlined
-from splitwise.simulation.memory import give_back
+from splitwise.simulation.memory import leave_token_machine
 from splitwise.simulation.state import NONE, Phase
 
 
@@ -80,6 +80,8 @@ def leave(state: Any, machine: int, slot: int) -> int:
 @inlined
 def charge_growth(state: Any, machine: int) -> None:
     """Charge what the active slots' caches have grown by in the segment that ends."""
+    if not state.rules.cache_grows:
+        return  # all was charged as they were placed
     here = state.machines[machine]
     kv_tokens = state.cluster.kv_tokens
     for slot in range(here.active):
@@ -112,8 +114,7 @@ def drop_finished(state: Any, machine: int, now: float) -> None:
     here = state.machines[machine]
     last_gap_s = here.first_s + here.growth_s * (here.iterations - 1)
     first_end_s = here.start_s + here.first_s
-    if state.rules.cache_grows:
-        charge_growth(state, machine)
+    charge_growth(state, machine)
     here.iteration += here.iterations
     here.context_tokens += here.active * here.iterations
     slots = state.slots[machine]
@@ -155,9 +156,5 @@ def finish(state: Any, machine: int, slot: int, now: float) -> None:
     tokens = one.prompt_tokens + one.output_tokens
     here.context_tokens -= tokens
     state.cluster.pending_tokens[machine] -= 1
-    if state.rules.cache_grows:
-        give_back(state, machine, one)
-        state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)
-    else:
-        here.memory_tokens -= tokens
-        state.cluster.kv_tokens[machine] -= tokens
+    leave_token_machine(state, one)
+    state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)

@@ -100,7 +100,9 @@ REQUEST = np.dtype(
         ("prompt_tokens", np.int64),  # of this attempt: with the tokens of earlier ones
         ("output_tokens", np.int64),  # still to come
         ("done_tokens", np.int64),  # of the prompt, when it is chunked
-        ("held_tokens", np.int64),  # of cache, on its token machine, where the cache grows
+        ("held_tokens", np.int64),  # of cache, on its token machine
+        ("prompt_held_tokens", np.int64),  # of cache, on its prompt machine, if it is another
+        ("is_expected", np.int64),  # whether it waits for blocks on its token machine
         ("expected_next", np.int64),  # of those that wait for blocks there
         ("next", np.int64),  # in whichever queue holds the request
         ("prompt_machine", np.int64),
@@ -206,6 +208,9 @@ class Kinds(NamedTuple):
 class Rules(NamedTuple):
     """The numbers of ``simulate.Options`` that compiled code reads.
 
+    Caches are counted in blocks of ``block_tokens``, 1 where they are promised. A request that is
+    ready for its token phase counts as ``ready_waits`` in a machine's queue.
+
     ``cache_grows`` is True or None. None has a type of its own, so that code compiled for it leaves
     out all that serves growing caches: the usual simulation does not pay for it.
     """
@@ -221,6 +226,7 @@ class Rules(NamedTuple):
     overlap_from_tokens: int
     cache_grows: bool | None
     block_tokens: int
+    ready_waits: int
     retry_s: float
     sample_every_s: float
 
