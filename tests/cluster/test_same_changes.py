@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from toy_cluster import times as toy_times
 
 from splitwise.engine.null.engine import BLOCK_TOKENS
 from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
@@ -44,27 +45,9 @@ def trace() -> Requests:
 
 def null_times() -> IterationTimes:
     """What the null engine is told below."""
-    decode_s = np.full(513, ITERATION_S)
-    decode_s[0] = 0
-    return IterationTimes(
-        prompt_tokens=np.array([0.0, 1000.0]),
-        prompt_s=np.array([0.0, 1000.0 * PROMPT_TOKEN_S]),
-        decode_s=decode_s,
-        decode_s_per_context_token=np.zeros(513),
-        mixed_factor=1.0,
-        kv_capacity_tokens=CACHE_TOKENS,
-        kv_bytes_per_token=16.0,
-        layers=2,
-        power_tokens=np.array([1.0]),
-        prompt_watts=np.array([0.0]),
-        decode_watts=0.0,
-        idle_watts=0.0,
-        provisioned_watts=0.0,
-        dollars_per_hour=0.0,
-        gpus=1,
-        link_bytes_per_s=1e9,
-        link_latency_s=1e-3,
-    )
+    toy = toy_times(PROMPT_TOKEN_S, ITERATION_S, kv_capacity_tokens=CACHE_TOKENS)
+    null = replace(toy, mixed_factor=1.0, kv_bytes_per_token=16.0, layers=2)
+    return replace(null, link_bytes_per_s=1e9, link_latency_s=1e-3)
 
 
 def simulated(

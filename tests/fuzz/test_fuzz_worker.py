@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import queue
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from engine_rig import EngineRig
 from holdings import Holdings, eventually
 from mutations import body_of
-from transfer_machines import ends_of_one_rank
 
 from splitwise.engine.model_files import read_model_info, read_stop_token_ids
 from splitwise.engine.null.engine import NullEngine, null_model
@@ -22,7 +21,6 @@ from splitwise.engine.sampling import SamplingParams
 from splitwise.protocol.messages import (
     Cancel,
     Expect,
-    Outputs,
     Preempted,
     RunPrompt,
     TaskFailed,
@@ -31,9 +29,8 @@ from splitwise.protocol.messages import (
     Welcome,
 )
 from splitwise.transfer import Arrived, ReceiverAddress, TransferStats
-from splitwise.worker.machine import Machine, MachineLimits
+from splitwise.worker.machine import MachineLimits
 
-KEY = "the cluster's key"
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))
 PROMPT = list(range(4, 40))
 SAMPLING = SamplingParams(seed=3)
@@ -43,38 +40,9 @@ BLOCKS_BYTES = 2 * 2**17
 """The cache: small, so that tasks that are left there would soon fill it."""
 
 
-class Rig:
-    """A machine of the engine without a model, driven step by step."""
-
-    def __init__(self, name: str) -> None:
-        self.engine = NullEngine(null_model(), BLOCKS_BYTES)
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.said: list[msgspec.Struct] = []
-        self.receiver, self.sender = ends_of_one_rank(
-            self.engine.memory, self.engine.layout, name, KEY, self.inbox.put
-        )
-        self.machine = Machine(
-            self.engine, self.sender, self.receiver, self.said.append, MachineLimits()
-        )
-
-    def turn(self) -> None:
-        while not self.inbox.empty():
-            self.machine.handle(self.inbox.get())
-        self.machine.iterate()
-
-    def tokens(self, task: int) -> list[int]:
-        outputs = [message for message in self.said if isinstance(message, Outputs)]
-        return [o.sample.token for message in outputs for o in message.items if o.task == task]
-
-    @property
-    def is_empty(self) -> bool:
-        status = self.machine.status()
-        return not (status.used_blocks or status.running_requests or status.waiting_requests)
-
-    def close(self) -> None:
-        self.sender.close()
-        self.receiver.close()
-        self.engine.close()
+def machine(name: str) -> EngineRig:
+    """One of the engine without a model, driven step by step."""
+    return EngineRig(NullEngine(null_model(), BLOCKS_BYTES), name, MachineLimits())
 
 
 def spec(task: int, **changes: Any) -> TaskSpec:
@@ -85,7 +53,7 @@ def spec(task: int, **changes: Any) -> TaskSpec:
 class Attack:
     """A mad scheduler of the machine ``rig``, which now and then asks for something sensible."""
 
-    def __init__(self, rig: Rig, other: ReceiverAddress, draw: random.Random) -> None:
+    def __init__(self, rig: EngineRig, other: ReceiverAddress, draw: random.Random) -> None:
         self.rig = rig
         self.draw = draw
         self.other = other
@@ -151,8 +119,8 @@ def _task_of(word: RunPrompt | Expect | Cancel) -> int:
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig("attacked")
+def rig() -> Iterator[EngineRig]:
+    made = machine("attacked")
     yield made
     made.close()
 
@@ -173,9 +141,9 @@ def only_numeric_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     "inputs",
     [1500, pytest.param(24_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
 )
-def test_fuzz_of_the_worker(rig: Rig, inputs: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_fuzz_of_the_worker(rig: EngineRig, inputs: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    other = Rig("other")
+    other = machine("other")
     attack = Attack(rig, other.receiver.addresses[0], random.Random(3))
     for number in range(inputs // 120):
         attack.round(number)
@@ -205,7 +173,9 @@ def test_fuzz_of_the_worker(rig: Rig, inputs: int, caplog: pytest.LogCaptureFixt
         ({"history": [5] * 30_000, "max_history_tokens": 30_001}, "in a cache of"),
     ],
 )
-def test_a_task_that_cannot_run_is_refused(rig: Rig, changes: dict[str, Any], words: str) -> None:
+def test_a_task_that_cannot_run_is_refused(
+    rig: EngineRig, changes: dict[str, Any], words: str
+) -> None:
     for command in (RunPrompt(spec(1, **changes)), Expect(spec(2, **changes), "nobody")):
         rig.machine.handle(command)
         failed = rig.said.pop()
@@ -213,7 +183,7 @@ def test_a_task_that_cannot_run_is_refused(rig: Rig, changes: dict[str, Any], wo
     assert not rig.machine.iterate() and rig.is_empty
 
 
-def test_a_task_twice_is_refused(rig: Rig) -> None:
+def test_a_task_twice_is_refused(rig: EngineRig) -> None:
     rig.machine.handle(RunPrompt(spec(1)))
     for again in (RunPrompt(spec(1)), Expect(spec(1), "nobody")):
         rig.machine.handle(again)
@@ -222,7 +192,7 @@ def test_a_task_twice_is_refused(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\xa1x", b"\xff", b"\xce\xff\xff\xff\xff"])
-def test_a_garbled_first_token_fails_its_task_only(rig: Rig, payload: bytes) -> None:
+def test_a_garbled_first_token_fails_its_task_only(rig: EngineRig, payload: bytes) -> None:
     rig.machine.handle(Expect(spec(1), "nobody"))
     rig.receiver.cancel("1")  # that its blocks are free of the transfer
     while not isinstance(rig.inbox.get(timeout=20), msgspec.Struct):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from toy_cluster import times
 
-from splitwise.hardware import IterationTimes
 from splitwise.planning.demand import Demand
 from splitwise.planning.question import Objective, Offer, Question
 from splitwise.planning.store import OutcomeStore
@@ -20,24 +20,14 @@ SLOS = (Slo("ttft", 90, 3.0), Slo("tbt", 90, 2.0), Slo("e2e", 90, 2.0))
 def toy_times(prompt_s_per_token: float, decode_s: float, dollars: float, watts: float) -> Any:
     """A batch of 17 decodes takes twice as long as one of 1."""
     decodes = np.arange(513)
-    return IterationTimes(
-        prompt_tokens=np.array([0.0, 1000.0]),
-        prompt_s=np.array([0.0, 1000.0]) * prompt_s_per_token,
+    return replace(
+        times(prompt_s_per_token, context_s=1e-8, kv_capacity_tokens=20_000, link_bytes_per_s=1e8),
         decode_s=np.where(decodes == 0, 0.0, decode_s * (1 + (decodes - 1) / 16)),
-        decode_s_per_context_token=np.full(513, 1e-8),
-        mixed_factor=1.1,
-        kv_capacity_tokens=20_000,
-        kv_bytes_per_token=1000.0,
-        layers=10,
-        power_tokens=np.array([1.0]),
         prompt_watts=np.array([watts * 0.7]),
         decode_watts=watts * 0.4,
         idle_watts=watts * 0.1,
         provisioned_watts=watts,
         dollars_per_hour=dollars,
-        gpus=8,
-        link_bytes_per_s=1e8,
-        link_latency_s=0.0,
     )
 
 
