@@ -6,6 +6,7 @@ request, and the log says why.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from splitwise.scheduling.cluster_state import ClusterState, read_only
@@ -14,11 +15,13 @@ from splitwise.scheduling.enacting import (
     EXPLAINED,
     Fault,
     fault_of,
+    has_to_wait,
     in_one_place,
     read_placement,
 )
 from splitwise.scheduling.policies import default
 from splitwise.scheduling.policies.policy import Policy
+from splitwise.scheduling.ranking import NOBODY
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,16 @@ QUIET_S: Final = 60.0
 """How long the same complaint is not repeated."""
 
 
+Decide = Callable[[ClusterState, PlacementRequest, PlacementRules], Placement]
+
+
+def decider(policy: Policy) -> Decide:
+    """Who places requests: (machines that can run it now, or NOBODY for one that has to wait)."""
+    return Decisions(policy).place if "place" in policy.own else default.place
+
+
 class Decisions:
-    """What is decided by the policy of a server."""
+    """What a policy decides, checked."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -38,8 +49,6 @@ class Decisions:
         self, cluster: ClusterState, request: PlacementRequest, rules: PlacementRules
     ) -> Placement:
         """Who computes the request; see ``default.place``."""
-        if "place" not in self._policy.own:
-            return default.place(cluster, request, rules)
         try:
             said: Any = self._policy.hooks.place(self._read_only(cluster), request, rules)
             placement = in_one_place(request, read_placement(said))
@@ -51,6 +60,8 @@ class Decisions:
             chosen = f"said {placement.prompt}, {placement.token}: {EXPLAINED[fault]}"
             self._complain(request, chosen)
             return default.place(cluster, request, rules)
+        if has_to_wait(cluster, request, placement):
+            return Placement(NOBODY, NOBODY, False)
         return placement
 
     def _read_only(self, cluster: ClusterState) -> ClusterState:

@@ -31,7 +31,7 @@ from functools import partial
 from itertools import count
 from typing import Protocol
 
-from splitwise.cluster.decisions import Decisions
+from splitwise.cluster.decisions import decider
 from splitwise.cluster.ledger import Ledger
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.pools import PoolMetrics, Pools
@@ -65,7 +65,7 @@ from splitwise.protocol.messages import (
 from splitwise.scheduling import admission
 from splitwise.scheduling.cluster_state import left_out
 from splitwise.scheduling.decision import PlacementRequest, PlacementRules
-from splitwise.scheduling.enacting import has_to_wait, pull
+from splitwise.scheduling.enacting import pull
 from splitwise.scheduling.placement import can_serve, could_hold
 from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.ranking import NOBODY
@@ -99,7 +99,7 @@ class ClusterScheduler:
         policy: Policy = DEFAULT,
     ) -> None:
         self._limits = limits
-        self._decisions = Decisions(policy)
+        self._decide = decider(policy)
         self._rules = PlacementRules(
             limits.prompt_queue_threshold_tokens, limits.change_roles, may_wait=True
         )
@@ -254,14 +254,15 @@ class ClusterScheduler:
     def _place_among_all(self, live: LiveRequest) -> tuple[int, int]:
         cluster, tokens = self.roster.cluster, len(live.history)
         one_token = live.max_history_tokens - tokens == 1
-        request = PlacementRequest(
-            live.number, live.attempts, live.priority, tokens, self._needed_tokens(live), one_token
-        )
-        placement = self._decisions.place(cluster, request, self._rules)
-        if has_to_wait(cluster, request, placement):
+        needed, priority = self._needed_tokens(live), live.request.priority
+        request = PlacementRequest(live.number, live.attempts, priority, tokens, needed, one_token)
+        placement = self._decide(cluster, request, self._rules)
+        prompt, token, pulls = placement
+        if prompt == NOBODY:
             return NOBODY, NOBODY
-        pull(cluster, placement, not one_token)
-        return placement.prompt, placement.prompt if one_token else placement.token
+        if pulls:
+            pull(cluster, placement, not one_token)
+        return prompt, prompt if one_token else token
 
     def _place_elsewhere(self, live: LiveRequest) -> tuple[int, int]:
         """The same, without the machines that failed it as long as another could run it."""
