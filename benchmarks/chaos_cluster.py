@@ -23,6 +23,7 @@ from chaos_workers import (
     RemoteWorker,
     environment_with,
     free_port,
+    machines_of,
     start_remote_worker,
 )
 
@@ -58,8 +59,8 @@ class ChaosCluster:
         return [*self.launched, *self.remote]
 
     async def harm_for_ever(self, every_s: float, longest_s: float) -> None:
-        """A random harm to a random worker about every ``every_s``; those with an end last up to
-        ``longest_s``."""
+        """A random harm to a random machine of the cluster about every ``every_s``; those with an
+        end last up to ``longest_s``."""
         ends: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -73,13 +74,18 @@ class ChaosCluster:
             await asyncio.gather(*ends, return_exceptions=True)
 
     async def _harm(self, lasts_s: float) -> None:
-        harm = self.random.choice(list(Harm))
+        harm, machines = self.random.choice(list(Harm)), await machines_of(self.port)
+        remote = [worker for worker in self.remote if worker.name in machines]
+        launched = [worker for worker in self.launched if worker.name in machines]
+        if not (remote if harm in OF_CONNECTIONS else [*launched, *remote]):
+            return
         if harm is not Harm.CORRUPT:  # That is counted when it happens.
             self.harms[harm.value] += 1
         if harm in OF_CONNECTIONS:
-            await self._harm_connections(self.random.choice(self.remote), harm, lasts_s)
+            await self._harm_connections(self.random.choice(remote), harm, lasts_s)
         else:
-            await harm_process(self.random.choice(self.workers), harm, lasts_s, self.faults)
+            worker = self.random.choice([*launched, *remote])
+            await harm_process(worker, harm, lasts_s, self.faults)
 
     async def _harm_connections(self, worker: RemoteWorker, harm: Harm, lasts_s: float) -> None:
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from chaos_cluster import Harm, gateway_process, harm_process
-from chaos_workers import TRANSFERS, LaunchedWorker, environment_with, free_port
+from chaos_workers import TRANSFERS, LaunchedWorker, environment_with, free_port, machines_of
 from splitwise.engine.faulty import FAULTS_VARIABLE
 
 STORE_BYTES = 80 * 2**20
@@ -65,7 +65,11 @@ class RayChaosCluster:
             await asyncio.gather(*ends, return_exceptions=True)
 
     async def _harm(self, lasts_s: float) -> None:
-        worker, harm = self.random.choice(self.workers), self.random.choice(list(RayHarm))
+        machines, harm = await machines_of(self.port), self.random.choice(list(RayHarm))
+        workers = [worker for worker in self.workers if worker.name in machines]
+        if not workers:
+            return
+        worker = self.random.choice(workers)
         self.harms[harm.value] += 1
         if harm is RayHarm.KILL_ACTOR:
             _kill_actor(worker)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import httpx
 import psutil
 
 from splitwise.engine.faulty import FAULTS_VARIABLE
@@ -16,6 +18,7 @@ from tcp_proxy import TcpProxy
 
 COMMAND = [sys.executable, "-m", "splitwise.cli.main"]
 RESTART_S = 0.5
+_MACHINES = re.compile(r'^splitwise:kv_cache_usage_perc\{.*machine="([^"]+)"', re.MULTILINE)
 TRANSFERS = ("--transport=tcp", "--checksum", "--one-piece-below=64")
 
 
@@ -107,6 +110,13 @@ async def start_remote_worker(
     worker = RemoteWorker(name, command, environment, control, caches, log)
     worker.keeper = asyncio.create_task(worker.keep_running())
     return worker
+
+
+async def machines_of(port: int) -> set[str]:
+    """The machines that are in the cluster of the gateway at ``port``, heard or not."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        metrics = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    return set(_MACHINES.findall(metrics))
 
 
 def environment_with(faults: Path) -> dict[str, str]:
