@@ -1,160 +1,45 @@
 """``simulate``: one cluster, one load, one answer.
 
-1. The cluster's machines and the options become arrays (``state``).
+1. The cluster's machines and the options (``options``) become arrays (``arrays``, ``state``).
 2. The compiled loop (``loop.advance``) runs in slices, so that a progress callback is heard.
 3. The arrays become a ``Result``.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Final, Protocol
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from splitwise.hardware.iteration_times import IterationTimes
-from splitwise.scheduling.batching import BATCH_REQUESTS, MAX_PREEMPTIONS, PROMPT_BATCH_TOKENS
-from splitwise.scheduling.cluster_state import new_cluster
-from splitwise.scheduling.placement import PROMPT_QUEUE_THRESHOLD_TOKENS
-from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.pool import Pool
-from splitwise.scheduling.ranking import new_ranking
-from splitwise.simulation import state as st
+from splitwise.simulation.arrays import new_state, result_of
 from splitwise.simulation.compiled import say_if_it_compiles
 from splitwise.simulation.loop import advance
-from splitwise.simulation.policy_calls import calls_of, policy_error
-from splitwise.simulation.result import Reason, Result, RoleChanges, Segments, Status
+from splitwise.simulation.options import (
+    BLOCK_TOKENS,
+    CACHES,
+    PUBLISHED_2024,
+    RULES,
+    Load,
+    MachineGroup,
+    Options,
+    Outage,
+    rules_named,
+)
+from splitwise.simulation.policy_calls import policy_error
+from splitwise.simulation.result import Result
+
+__all__ = [
+    "BLOCK_TOKENS",
+    "CACHES",
+    "PUBLISHED_2024",
+    "RULES",
+    "Load",
+    "MachineGroup",
+    "Options",
+    "Outage",
+    "rules_named",
+    "simulate",
+]
 
 SLICE_REQUESTS: Final = 50_000
-SAMPLES: Final = 400
-ROLE_CHANGES: Final = 100_000
-CACHES: Final = ("promised", "grown")
-BLOCK_TOKENS: Final = 16
-"""The block of most engines."""
-PER_REQUEST: Final = (
-    *("arrival_s", "prompt_tokens", "output_tokens", "status", "reason"),
-    *("first_token_s", "finish_s", "prompt_start_s", "transfer_start_s", "transfer_end_s"),
-    *("decode_start_s", "max_tbt_s", "prompt_machine", "token_machine", "preemptions", "attempts"),
-)
-PER_MACHINE: Final = (
-    *("busy_s", "prompt_busy_s", "decode_busy_s", "mixed_busy_s"),
-    *("prompt_tokens_done", "tokens_out", "down_s"),
-)
-SEGMENT_FIELDS: Final = tuple(field.name for field in fields(Segments))
-ROLE_CHANGE_FIELDS: Final = tuple(field.name for field in fields(RoleChanges))
-
-
-class Load(Protocol):
-    """What the simulator asks of a workload: ``workload.Requests``, sorted by arrival."""
-
-    @property
-    def arrival_s(self) -> NDArray[np.float64]: ...
-    @property
-    def prompt_tokens(self) -> NDArray[np.int64]: ...
-    @property
-    def output_tokens(self) -> NDArray[np.int64]: ...
-
-
-@dataclass(frozen=True)
-class MachineGroup:
-    """``count`` equal machines with one home pool; ``name`` is what reports call them."""
-
-    name: str
-    times: IterationTimes
-    pool: Pool
-    count: int
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the cluster is run.
-
-    A decode that ``max_preemptions`` iterations in a row went without goes before prompts; 0
-    switches this ageing off. ``overlap`` sends layer by layer while prompts of
-    at least ``overlap_from_tokens`` are computed (Splitwise, section IV.C). ``retry_s`` is how
-    often a full token machine is asked again for room; 0: a prompt starts with all room reserved.
-    ``timeline_segments`` bounds the segments kept for the timeline.
-
-    ``cache`` is what is known of a request's cache as it is placed. ``"promised"``: all of it, as
-    if the length of the output were known. ``"grown"``: the prompt and a token, in whole blocks of
-    ``block_tokens``, as a server's cluster scheduler knows it. Requests then wait in one line for
-    machines with room, and where a token machine's blocks run out as outputs grow, it preempts the
-    youngest request, which returns to the head of the line with its tokens so far in its prompt.
-
-    ``rank_by_size`` sends tokens to the machine with the most room; without it, to the one that
-    holds least. Among machines of one size it is the same.
-
-    ``policy`` makes the decisions; ``load_policy`` reads one from a file.
-    """
-
-    queue_threshold_tokens: int = PROMPT_QUEUE_THRESHOLD_TOKENS
-    batch_tokens: int = PROMPT_BATCH_TOKENS
-    batch_requests: int = BATCH_REQUESTS
-    max_preemptions: int = MAX_PREEMPTIONS
-    change_roles: bool = True
-    chunk_prompts: bool = False
-    overlap: bool = True
-    overlap_from_tokens: int = 512
-    share_links: bool = True
-    retry_s: float = 0.0
-    timeline_segments: int = 0
-    cache: str = "promised"
-    block_tokens: int = BLOCK_TOKENS
-    rank_by_size: bool = True
-    policy: Policy = DEFAULT
-
-    def __post_init__(self) -> None:
-        for name in ("queue_threshold_tokens", "batch_tokens", "batch_requests", "block_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch_requests > st.MAX_SLOTS:
-            raise ValueError(f"batch_requests is {self.batch_requests}; at most {st.MAX_SLOTS}")
-        for name in ("max_preemptions", "retry_s", "timeline_segments"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.cache not in CACHES:
-            raise ValueError(f"cache is {self.cache!r}; it must be one of {', '.join(CACHES)}")
-        if self.cache == "grown" and self.retry_s > 0:
-            raise ValueError(
-                f"retry_s is {self.retry_s:g}, but a cache that is grown is reserved before it is "
-                "sent; leave retry_s at 0, or cache at 'promised'"
-            )
-
-
-@dataclass(frozen=True)
-class Outage:
-    """A machine, by its place in the cluster's groups, is down from ``down_s`` to ``up_s``."""
-
-    machine: int
-    down_s: float
-    up_s: float = np.inf
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.down_s < self.up_s:
-            raise ValueError(
-                f"outage: from {self.down_s:g} to {self.up_s:g} s; it must begin at 0 or later "
-                "and end after that"
-            )
-
-
-PUBLISHED_2024: Final = Options(
-    overlap=False, share_links=False, retry_s=1.0, max_preemptions=0, rank_by_size=False
-)
-"""The rules of the authors' public simulator, to be used with the profile of the same name.
-
-Its guard against starvation is switched off by every fresh arrival, so that some of its requests
-are preempted 80 times; hence no ageing here. Its links are 200 GiB/s for any pair.
-"""
-
-
-RULES: Final = {"default": Options(), "published-2024": PUBLISHED_2024}
-
-
-def rules_named(name: str) -> Options:
-    """The options that go by a name; ValueError if none do."""
-    if name not in RULES:
-        raise ValueError(f"rules is {name!r}; it must be one of {', '.join(RULES)}")
-    return RULES[name]
 
 
 def simulate(
@@ -221,197 +106,3 @@ def check_outages(outages: Sequence[Outage], machines: int) -> None:
                 f"up at {up_s[outage.machine]:g} s; put outages of a machine one after the other"
             )
         up_s[outage.machine] = outage.up_s
-
-
-def new_state(
-    requests: Load,
-    groups: Sequence[MachineGroup],
-    options: Options,
-    outages: Sequence[Outage] = (),
-) -> st.State:
-    """All arrays of a simulation at time 0."""
-    machines = new_machines(groups)
-    home = np.repeat([int(group.pool) for group in groups], [group.count for group in groups])
-    capacity = np.repeat(
-        [group.times.kv_capacity_tokens for group in groups], [group.count for group in groups]
-    )
-    grows = options.cache == "grown"
-    if grows:
-        capacity = capacity // options.block_tokens * options.block_tokens
-    table = new_requests(requests, int(capacity.max()))
-    span_s = max(float(requests.arrival_s[-1]), 1.0)
-    whole = table["prompt_tokens"] + table["output_tokens"]  # a retry's prompt may be almost that
-    longest = int(whole.max()) + options.batch_tokens + st.MAX_SLOTS
-    machines_known = new_cluster(
-        home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size
-    )
-    return st.State(
-        machines_known,
-        calls_of(options.policy, machines_known),
-        new_kinds(groups, longest + 1),
-        new_rules(options, span_s),
-        machines,
-        table,
-        np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
-        new_scratch(len(table) if grows else 0),
-        np.zeros((len(machines), st.OCCUPANCY_BINS)),
-        new_ranking(1, len(machines)),
-        st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
-        new_progress(),
-        new_outages(outages),
-        new_log(options.timeline_segments, home.astype(np.int8)),
-    )
-
-
-def new_scratch(running: int) -> st.Scratch:
-    """Room for as many as a batch holds, and for ``running`` on one machine."""
-    return st.Scratch(
-        np.zeros(st.MAX_SLOTS, dtype=np.int64),
-        np.zeros(st.MAX_SLOTS, dtype=np.int64),
-        np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
-        np.zeros(running, dtype=st.RUNNING),
-    )
-
-
-def new_progress() -> NDArray[np.void]:
-    """Nothing has happened, nobody waits."""
-    progress = np.zeros(1, dtype=st.PROGRESS)
-    progress["line_head"] = progress["line_tail"] = st.NONE
-    return progress
-
-
-def new_outages(outages: Sequence[Outage]) -> NDArray[np.void]:
-    """The outages' begins and ends in order of time; of equals, ends first."""
-    events = [(one.down_s, one.machine, 0) for one in outages]
-    events += [(one.up_s, one.machine, 1) for one in outages if np.isfinite(one.up_s)]
-    events.sort(key=lambda event: (event[0], -event[2], event[1]))
-    return np.array(events, dtype=st.OUTAGE)
-
-
-def new_machines(groups: Sequence[MachineGroup]) -> NDArray[np.void]:
-    """Idle machines, group by group."""
-    machines = np.zeros(sum(group.count for group in groups), dtype=st.MACHINE)
-    machines["kind"] = np.repeat(np.arange(len(groups)), [group.count for group in groups])
-    machines["running"] = st.IDLE
-    for name in ("queue", "ready", "blocked", "expected"):
-        machines[f"{name}_head"] = st.NONE
-        machines[f"{name}_tail"] = st.NONE
-    machines["batch_head"] = st.NONE
-    machines["blocked_on"] = st.NONE
-    return machines
-
-
-def new_requests(requests: Load, capacity_tokens: int) -> NDArray[np.void]:
-    """Requests that have not arrived; those no machine can ever hold are rejected."""
-    table = np.zeros(len(requests.arrival_s), dtype=st.REQUEST)
-    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
-        table[name] = getattr(requests, name)
-    for name in st.REQUEST.names or ():
-        if name.endswith("_s") and name != "arrival_s":
-            table[name] = np.nan
-    table["max_tbt_s"] = 0.0
-    table["prompt_machine"] = st.NONE
-    table["token_machine"] = st.NONE
-    table["status"] = Status.RUNNING
-    is_large = table["prompt_tokens"] + table["output_tokens"] > capacity_tokens
-    table["status"][is_large] = Status.REJECTED
-    table["reason"][is_large] = Reason.TOO_LARGE
-    return table
-
-
-def new_kinds(groups: Sequence[MachineGroup], longest: int) -> st.Kinds:
-    """Look-up tables of every group's machine kind, for iterations of up to ``longest`` tokens."""
-    tokens = np.arange(longest)
-    kinds = st.Kinds(
-        np.zeros(len(groups), dtype=st.KIND),
-        np.zeros((len(groups), longest), dtype=st.BY_TOKENS),
-        np.zeros((len(groups), st.MAX_SLOTS + 1), dtype=st.BY_DECODES),
-    )
-    for kind, group in enumerate(groups):
-        times = group.times
-        for name in st.KIND.names or ():
-            kinds.fixed[name][kind] = getattr(times, name)
-        kinds.by_tokens["prompt_s"][kind] = times.prompt_time_s(tokens)
-        kinds.by_tokens["watts"][kind] = times.prompt_watts_at(tokens)
-        kinds.by_decodes["decode_s"][kind] = times.decode_s
-        kinds.by_decodes["context_s"][kind] = times.decode_s_per_context_token
-        kinds.by_decodes["watts"][kind] = times.decode_watts
-    return kinds
-
-
-def new_rules(options: Options, span_s: float) -> st.Rules:
-    """The options that compiled code reads."""
-    return st.Rules(
-        options.queue_threshold_tokens,
-        options.batch_tokens,
-        options.batch_requests,
-        options.max_preemptions,
-        options.change_roles,
-        options.chunk_prompts,
-        options.overlap,
-        options.share_links,
-        options.overlap_from_tokens,
-        True if options.cache == "grown" else None,
-        options.block_tokens if options.cache == "grown" else 1,
-        0 if options.cache == "grown" else 1,  # a server counts prompts alone
-        options.retry_s,
-        span_s / SAMPLES,
-    )
-
-
-def new_log(segments: int, home: NDArray[np.int8]) -> st.Log:
-    """Room for ``segments`` timeline segments, for samples of twice the load's span, and for the
-    role changes of machines that stand in their ``home`` pools."""
-    samples = 2 * SAMPLES
-    return st.Log(
-        np.zeros(1, dtype=st.WRITTEN),
-        np.zeros(segments, dtype=st.SEGMENT),
-        np.zeros(samples, dtype=st.SAMPLE),
-        np.zeros((samples, 3), dtype=np.int64),
-        np.zeros(ROLE_CHANGES, dtype=st.ROLE_CHANGE),
-        home,
-    )
-
-
-def result_of(state: st.State, requests: Load, groups: Sequence[MachineGroup]) -> Result:
-    """The arrays of a finished simulation, by their public names."""
-    table = state.requests
-    machines = state.machines
-    log = state.log
-    for name in ("prompt_tokens", "output_tokens"):  # retries made prompts of tokens
-        table[name] = getattr(requests, name)
-    is_stranded = (table["phase"] == st.Phase.AWAY) & (table["reason"] == Reason.NONE)
-    table["status"][is_stranded] = Status.REJECTED
-    table["reason"][is_stranded] = Reason.NO_MACHINE
-    table["status"][~np.isnan(table["finish_s"])] = Status.FINISHED
-    table["max_tbt_s"][np.isnan(table["finish_s"]) | (table["output_tokens"] == 1)] = np.nan
-    ends = table["finish_s"][~np.isnan(table["finish_s"])]
-    end_s = float(ends.max()) if len(ends) else float(table["arrival_s"][-1])
-    is_down = ~state.cluster.up
-    machines["down_s"][is_down] += np.maximum(end_s - machines["down_since_s"][is_down], 0.0)
-    idle_s = np.maximum(end_s - machines["busy_s"] - machines["down_s"], 0.0)
-    energy = machines["energy_joules"] + idle_s * state.kinds.fixed["idle_watts"][machines["kind"]]
-    segments, samples, changes = log.written[0]
-    per_request = {name: table[name].copy() for name in PER_REQUEST}
-    per_machine = {name: machines[name].copy() for name in PER_MACHINE}
-    return Result(
-        **per_request,
-        **per_machine,
-        machine_kind=tuple(groups[kind].name for kind in machines["kind"]),
-        home_pool=state.cluster.home,
-        energy_joules=energy,
-        role_changes=state.cluster.role_changes,
-        peak_kv_tokens=machines["peak_memory_tokens"].copy(),
-        kv_capacity_tokens=state.cluster.kv_capacity_tokens,
-        occupancy_s=state.occupancy_s,
-        sample_s=log.samples["time_s"][:samples],
-        waiting_prompts=log.samples["waiting_prompts"][:samples],
-        running_decodes=log.samples["running_decodes"][:samples],
-        kv_tokens=log.samples["kv_tokens"][:samples],
-        pool_sizes=log.pool_sizes[:samples],
-        segments=Segments(**{name: log.segments[name][:segments] for name in SEGMENT_FIELDS}),
-        changes=RoleChanges(
-            **{name: log.role_changes[name][:changes] for name in ROLE_CHANGE_FIELDS}
-        ),
-        end_s=end_s,
-    )
