@@ -29,9 +29,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from chaos_cluster import ChaosCluster, chaos_cluster
+from chaos_cluster import HarmedCluster, chaos_cluster
 from chaos_outages import Outages, watched_outages
-from chaos_ray import RayChaosCluster, ray_chaos_cluster
+from chaos_ray import ray_chaos_cluster
 from common import environment, percentile, read_result, write_result
 from front_client import Connection, Exchange, post
 from splitwise.cli.progress import progress_bar
@@ -43,7 +43,6 @@ from splitwise.launch.local_server import running_server
 
 PATH = "/v1/completions"
 IDLE_LIMIT_S = 120.0
-AnyCluster = ChaosCluster | RayChaosCluster
 _TOKENS = re.compile(rb'"token_ids":\[([\d,]*)\]')
 _GAUGES = re.compile(r"^splitwise:(?:num_requests|kv_cache)\w*\{(.+)\} (\S+)$", re.MULTILINE)
 
@@ -149,7 +148,7 @@ class Outcome:
 
 
 async def load(
-    cluster: AnyCluster, case: Case, bodies: list[dict[str, Any]], expected: list[list[int]]
+    cluster: HarmedCluster, case: Case, bodies: list[dict[str, Any]], expected: list[list[int]]
 ) -> Outcome:
     """``case.requests`` streams, ``case.clients`` at a time, each checked."""
     requests = [post(PATH, body) for body in bodies]
@@ -188,7 +187,7 @@ def judge(exchange: Exchange, expected: list[int], outcome: Outcome) -> None:
         outcome.wrong += 1
 
 
-async def wait_until_idle(cluster: AnyCluster) -> dict[str, float]:
+async def wait_until_idle(cluster: HarmedCluster) -> dict[str, float]:
     """The gauges that are not 0 when all workers report again, or when the time is over."""
     deadline_s = time.monotonic() + IDLE_LIMIT_S
     async with httpx.AsyncClient(timeout=30) as client:

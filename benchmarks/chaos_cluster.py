@@ -8,8 +8,9 @@ import asyncio
 import random
 import signal
 import tempfile
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -46,26 +47,31 @@ OF_CONNECTIONS = (Harm.CUT, Harm.BREAK, Harm.CORRUPT)
 
 
 @dataclass
-class ChaosCluster:
+class HarmedCluster(ABC):
+    """A gateway, its workers, and who harms them."""
+
     port: int
-    launched: list[LaunchedWorker]
-    remote: list[RemoteWorker]
     faults: Path
+    """Where engines look for theirs."""
     random: random.Random
-    harms: "Counter[str]" = field(default_factory=Counter)
+    harms: "Counter[str]" = field(default_factory=Counter, kw_only=True)
 
     @property
-    def workers(self) -> list[LaunchedWorker | RemoteWorker]:
-        return [*self.launched, *self.remote]
+    @abstractmethod
+    def workers(self) -> Sequence[LaunchedWorker | RemoteWorker]: ...
+
+    @abstractmethod
+    async def harm(self, lasts_s: float) -> None:
+        """One random harm to a random worker; it lasts so long if it has an end."""
 
     async def harm_for_ever(self, every_s: float, longest_s: float) -> None:
-        """A random harm to a random machine of the cluster about every ``every_s``; those with an
-        end last up to ``longest_s``."""
+        """A harm about every ``every_s``; those with an end last up to ``longest_s``, unless the
+        gateway has ended a frozen worker by then."""
         ends: set[asyncio.Task[None]] = set()
         try:
             while True:
                 await asyncio.sleep(self.random.uniform(0.5, 1.5) * every_s)
-                end = asyncio.create_task(self._harm(self.random.uniform(0.1, longest_s)))
+                end = asyncio.create_task(self.harm(self.random.uniform(0.1, longest_s)))
                 ends.add(end)
                 end.add_done_callback(ends.discard)
         finally:
@@ -73,7 +79,17 @@ class ChaosCluster:
                 end.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
 
-    async def _harm(self, lasts_s: float) -> None:
+
+@dataclass
+class ChaosCluster(HarmedCluster):
+    launched: list[LaunchedWorker]
+    remote: list[RemoteWorker]
+
+    @property
+    def workers(self) -> Sequence[LaunchedWorker | RemoteWorker]:
+        return [*self.launched, *self.remote]
+
+    async def harm(self, lasts_s: float) -> None:
         harm, machines = self.random.choice(list(Harm)), await machines_of(self.port)
         remote = [worker for worker in self.remote if worker.name in machines]
         launched = [worker for worker in self.launched if worker.name in machines]
@@ -168,7 +184,7 @@ async def chaos_cluster(
                     for role, count in launched.items()
                     for i in range(count)
                 ]
-                yield ChaosCluster(port, own, remote, Path(faults), random.Random(7))
+                yield ChaosCluster(port, Path(faults), random.Random(7), own, remote)
         finally:
             await asyncio.gather(*(worker.stop() for worker in remote))
 

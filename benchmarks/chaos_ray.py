@@ -3,20 +3,18 @@
 Ray starts them again, not this process. Needs the extra ``ray``.
 """
 
-import asyncio
 import os
 import random
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from chaos_cluster import Harm, gateway_process, harm_process
+from chaos_cluster import Harm, HarmedCluster, gateway_process, harm_process
 from chaos_workers import TRANSFERS, LaunchedWorker, environment_with, free_port, machines_of
 from splitwise.engine.faulty import FAULTS_VARIABLE
 
@@ -40,31 +38,14 @@ SAME_ELSEWHERE = {
 
 
 @dataclass
-class RayChaosCluster:
-    """What ``chaos_cluster.ChaosCluster`` is to workers of our own."""
+class RayChaosCluster(HarmedCluster):
+    launched: list[LaunchedWorker]
 
-    port: int
-    workers: list[LaunchedWorker]
-    faults: Path
-    random: random.Random
-    harms: "Counter[str]" = field(default_factory=Counter)
+    @property
+    def workers(self) -> list[LaunchedWorker]:
+        return self.launched
 
-    async def harm_for_ever(self, every_s: float, longest_s: float) -> None:
-        """A random harm to a random worker about every ``every_s``; those with an end last up to
-        ``longest_s``, unless the gateway has ended a frozen worker by then."""
-        ends: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                await asyncio.sleep(self.random.uniform(0.5, 1.5) * every_s)
-                end = asyncio.create_task(self._harm(self.random.uniform(0.1, longest_s)))
-                ends.add(end)
-                end.add_done_callback(ends.discard)
-        finally:
-            for end in list(ends):
-                end.cancel()
-            await asyncio.gather(*ends, return_exceptions=True)
-
-    async def _harm(self, lasts_s: float) -> None:
+    async def harm(self, lasts_s: float) -> None:
         machines, harm = await machines_of(self.port), self.random.choice(list(RayHarm))
         workers = [worker for worker in self.workers if worker.name in machines]
         if not workers:
@@ -104,7 +85,7 @@ async def ray_chaos_cluster(
         async with gateway_process(serve, environment_with(Path(faults)), log):
             join = f"127.0.0.1:{join_port}"
             workers = [LaunchedWorker(name, join) for name in names]
-            yield RayChaosCluster(port, workers, Path(faults), random.Random(7))
+            yield RayChaosCluster(port, Path(faults), random.Random(7), workers)
 
 
 @contextmanager

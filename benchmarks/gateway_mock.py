@@ -27,7 +27,7 @@ from splitwise.engine.null.engine import null_model
 from splitwise.engine.sampling import Sample
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
@@ -75,7 +75,7 @@ def _serve_gateway(pipe: Any) -> None:
         listener, stop = listen("127.0.0.1", 0), asyncio.Event()
         pipe.send((worker_port, info))
         await cluster.roster.wait_for(2)
-        app = create_app(cluster, codec, model, metrics, limits, lambda: None)
+        app = App(cluster, codec, model, metrics, limits, lambda: None)
         spare_collector()
         pipe.send(listener.getsockname()[1])
         asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)

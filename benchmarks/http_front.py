@@ -29,7 +29,7 @@ from splitwise.engine.model_files import read_stop_token_ids, resolve_model
 from splitwise.engine.sampling import Sample
 from splitwise.gateway.http.exchange import Application, HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
@@ -117,7 +117,7 @@ def serve(pipe: Connection, core: int, bare: bool) -> None:
     model = ModelFacts(folder.name, 8192, 49152, tuple(read_stop_token_ids(folder)))
     generator, limits = TickGenerator(), HttpLimits()
     metrics = Metrics(folder.name)
-    app = create_app(generator, codec, model, metrics, limits, lambda: None)
+    app = App(generator, codec, model, metrics, limits, lambda: None)
     listener = listen("127.0.0.1", 0)
 
     async def main() -> None:

@@ -10,7 +10,6 @@ API's. Where none is configured there is no such endpoint: it answers 404, whoev
 
 import asyncio
 import hmac
-import logging
 from typing import Final
 
 import msgspec
@@ -18,21 +17,17 @@ import msgspec
 from splitwise.cluster.pools import MachineView, PoolError, Pools, UnknownMachine
 from splitwise.gateway.http.exchange import (
     Application,
-    BodyTooLarge,
-    Disconnected,
     HttpLimits,
     Receive,
     Reply,
     Request,
     Scope,
     Send,
-    UpgradeAsked,
 )
-from splitwise.gateway.openai.errors import FORESEEN, ApiError, as_api_error, invalid
+from splitwise.gateway.openai.errors import ApiError, invalid
+from splitwise.gateway.openai.failures import failures_answered
 from splitwise.gateway.openai.validation import decode
 from splitwise.scheduling.pool import POOL_NAMES
-
-log = logging.getLogger(__name__)
 
 ADMIN_KEY_VARIABLE: Final = "SPLITWISE_ADMIN_KEY"
 _PREFIX: Final = "/admin/"
@@ -71,25 +66,13 @@ class Admin:
             return
         request = Request(scope, receive)
         reply = Reply(send, request.id)
-        try:
-            async with asyncio.timeout(self._limits.max_request_s):
-                self._authenticate(scope)
-                answer = await self._answer(request)
-                await reply.body(200, msgspec.json.encode(answer))
-        except Disconnected:
-            log.debug("admin request %s: the client went away", request.id)
-        except FORESEEN as error:
-            await self._fail(request, reply, error)
-        except Exception as error:
-            log.exception("admin request %s failed unexpectedly", request.id)
-            await self._fail(request, reply, error)
-
-    async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
-        answer = as_api_error(error, self._limits, request.id)
-        if isinstance(error, BodyTooLarge | UpgradeAsked):
-            await reply.last_body(answer.status, answer.to_json(), request)
-            return
-        await reply.body(answer.status, answer.to_json(), headers=answer.headers)
+        async with (
+            failures_answered(request, reply, self._limits),
+            asyncio.timeout(self._limits.max_request_s),
+        ):
+            self._authenticate(scope)
+            answer = await self._answer(request)
+            await reply.body(200, msgspec.json.encode(answer))
 
     def _authenticate(self, scope: Scope) -> None:
         if not self._key:

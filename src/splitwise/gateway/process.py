@@ -34,7 +34,7 @@ from splitwise.gateway.admin import Admin
 from splitwise.gateway.api_keys import ApiKeyError, ApiKeys
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
@@ -224,7 +224,7 @@ class Gateway:
         if self._defaults != GenerationDefaults():
             log.info("sampling settings of requests that do not say: %s", self._defaults)
         limits, access = self._options.http, self._options.access
-        app = create_app(
+        app = App(
             self.cluster,
             self._text,
             model,

@@ -16,7 +16,7 @@ from parrot import Parrot
 from splitwise.engine.model_files import ModelFolder, read_stop_token_ids
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
@@ -49,7 +49,7 @@ def serving(
     running = Running(listener.getsockname()[1], parrot, metrics, health, facts, codec)
     loop = uvloop.new_event_loop()
     stop = asyncio.Event()
-    app = create_app(parrot, codec, facts, metrics, limits, health, gate)
+    app = App(parrot, codec, facts, metrics, limits, health, gate)
     thread = threading.Thread(
         target=loop.run_until_complete, args=(serve_http(app, listener, limits, stop, tls),)
     )

@@ -16,7 +16,7 @@ from parrot import Parrot
 
 from splitwise.gateway.http.exchange import DEPARTURE, Departure, HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
@@ -95,7 +95,7 @@ def test_a_client_that_does_not_read_is_not_buffered_for(
 ) -> None:
     """The application over an ASGI server whose ``send`` never gets room takes no more tokens."""
     parrot = Parrot()
-    app = create_app(parrot, codec, facts, Metrics(MODEL), HttpLimits(), lambda: None)
+    app = App(parrot, codec, facts, Metrics(MODEL), HttpLimits(), lambda: None)
     sent: list[str] = []
 
     async def exchange() -> None:
@@ -138,7 +138,7 @@ def short_lived(codec: TextCodec, facts: ModelFacts) -> Iterator[tuple[Running, 
 
     async def serve() -> None:
         stop = asyncio.Event()
-        app = create_app(parrot, codec, facts, metrics, limits, lambda: None)
+        app = App(parrot, codec, facts, metrics, limits, lambda: None)
         serving = asyncio.create_task(serve_http(app, listener, limits, stop))
         await asyncio.to_thread(please_stop.wait)
         stop.set()
@@ -172,7 +172,7 @@ def test_stopping_ends_what_still_runs(codec: TextCodec, facts: ModelFacts) -> N
         limits = HttpLimits(drain_s=1.0)
         listener, stop = listen("127.0.0.1", 0), asyncio.Event()
         port = listener.getsockname()[1]
-        app = create_app(parrot, codec, facts, Metrics(MODEL), limits, lambda: None)
+        app = App(parrot, codec, facts, Metrics(MODEL), limits, lambda: None)
         serving = asyncio.create_task(serve_http(app, listener, limits, stop))
         async with (
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http,

@@ -13,7 +13,7 @@ from parrot import Parrot
 
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
@@ -50,7 +50,7 @@ async def draining_server(
     stop, hurry, parrot = asyncio.Event(), asyncio.Event(), Parrot()
     listener, limits = listen("127.0.0.1", 0), HttpLimits(drain_s=drain_s)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    app = create_app(parrot, codec, facts, Metrics(MODEL), limits, lambda: None, Gate(stop=stop))
+    app = App(parrot, codec, facts, Metrics(MODEL), limits, lambda: None, Gate(stop=stop))
     serving = asyncio.create_task(serve_http(app, listener, limits, stop, hurry=hurry))
     try:
         async with httpx.AsyncClient(base_url=url, timeout=20) as http:

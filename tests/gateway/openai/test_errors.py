@@ -13,7 +13,7 @@ from parrot import Parrot
 
 from splitwise import __version__
 from splitwise.gateway.http.exchange import HttpLimits
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import Metrics
@@ -354,7 +354,7 @@ def test_a_refused_body_is_read_out_before_the_connection_closes(
         log.append("unfinished body" if message.get("more_body") else kind)
 
     limits = HttpLimits(max_body_bytes=100)
-    app = create_app(Parrot(), codec, facts, Metrics(MODEL), limits, lambda: None)
+    app = App(Parrot(), codec, facts, Metrics(MODEL), limits, lambda: None)
     scope = {"type": "http", "method": "POST", "path": PLAIN, "headers": []}
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     assert log == ["read", "read", "start", "unfinished body", *["read"] * 8, "body"]

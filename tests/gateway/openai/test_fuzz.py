@@ -10,7 +10,7 @@ from parrot import Parrot
 
 from splitwise.engine.model_files import read_stop_token_ids, resolve_model
 from splitwise.gateway.http.exchange import HttpLimits
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.protocol import ChatRequest, CompletionRequest, TokenizeRequest
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
@@ -19,9 +19,7 @@ from splitwise.observe.metrics import Metrics
 FOLDER = resolve_model()
 PARROT = Parrot()
 FACTS = ModelFacts("parrot", 64, 49152, tuple(read_stop_token_ids(FOLDER)))
-APP = create_app(
-    PARROT, TextCodec.load(FOLDER.path), FACTS, Metrics("parrot"), HttpLimits(), lambda: None
-)
+APP = App(PARROT, TextCodec.load(FOLDER.path), FACTS, Metrics("parrot"), HttpLimits(), lambda: None)
 PATHS = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,

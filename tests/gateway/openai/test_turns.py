@@ -16,7 +16,7 @@ from parrot import Parrot
 from splitwise.gateway import pace
 from splitwise.gateway.http.connection import Connection
 from splitwise.gateway.http.exchange import HttpLimits
-from splitwise.gateway.openai.app import create_app
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.pace import Pace, Turns
 from splitwise.gateway.text.codec import TextCodec
@@ -56,7 +56,7 @@ def parrot() -> Parrot:
 @pytest.fixture
 def ask(codec: TextCodec, facts: ModelFacts, parrot: Parrot) -> Ask:
     """Asks the application on the test's own loop."""
-    app = create_app(parrot, codec, facts, Metrics(MODEL), HttpLimits(), lambda: None)
+    app = App(parrot, codec, facts, Metrics(MODEL), HttpLimits(), lambda: None)
 
     async def ask(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         sent: list[dict[str, Any]] = []

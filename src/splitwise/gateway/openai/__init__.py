@@ -1,1 +1,1 @@
-"""The OpenAI-compatible API in front of the cluster: ``app.create_app`` makes it."""
+"""The OpenAI-compatible API in front of the cluster: ``app.App`` makes it."""

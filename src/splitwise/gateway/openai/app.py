@@ -7,11 +7,11 @@ The life of a request to ``/v1/chat/completions`` or ``/v1/completions``:
 3. ``generate.Runner`` submits it to the cluster and sends what comes back, while the client is
    connected. A client that goes away, at any time, or the request's ``deadline`` cancels it on
    the cluster.
-4. Whatever goes wrong becomes an OpenAI-shaped error, or the last event of a stream.
+4. Whatever goes wrong becomes an OpenAI-shaped error, or the last event of a stream
+   (``failures``).
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -21,24 +21,20 @@ import msgspec
 from splitwise import __version__
 from splitwise.gateway.description import describe
 from splitwise.gateway.http.exchange import (
-    Application,
-    BodyTimeout,
-    BodyTooLarge,
-    Disconnected,
     HttpLimits,
     Receive,
     Reply,
     Request,
     Scope,
     Send,
-    UpgradeAsked,
 )
 from splitwise.gateway.openai import protocol
 from splitwise.gateway.openai.bodies import BodyDecoder
 from splitwise.gateway.openai.chat import chat_prompt, prepare_chat
 from splitwise.gateway.openai.completions import prepare_completion
 from splitwise.gateway.openai.deadline import deadline_passed, time_limit_s
-from splitwise.gateway.openai.errors import FORESEEN, ApiError, as_api_error
+from splitwise.gateway.openai.errors import ApiError
+from splitwise.gateway.openai.failures import failures_answered
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.generate import Job, Runner
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt
@@ -53,8 +49,6 @@ from splitwise.gateway.text.codec import TextCodec
 from splitwise.observe.metrics import CONTENT_TYPE, Metrics
 from splitwise.protocol.generation import Generator
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T", bound=protocol.GenerationFields)
 Handler = Callable[[Request, Reply], Awaitable[None]]
 
@@ -66,24 +60,8 @@ _MODELS = "/v1/models"
 _TEXTS_AT_ONCE = 1024
 
 
-def create_app(
-    generator: Generator,
-    codec: TextCodec,
-    model: ModelFacts,
-    metrics: Metrics,
-    limits: HttpLimits,
-    health: Callable[[], str | None],
-    gate: Gate | None = None,
-) -> Application:
-    """The API over ``generator``; ``health`` gives the reason why it cannot serve, or None.
-
-    Without a ``gate`` it is open to everybody.
-    """
-    return App(generator, codec, model, metrics, limits, health, gate or Gate())
-
-
 class App:
-    """Routes requests and answers for every error. See the module's docstring."""
+    """The API over ``generator``: routes requests. See the module's docstring."""
 
     def __init__(
         self,
@@ -93,8 +71,10 @@ class App:
         metrics: Metrics,
         limits: HttpLimits,
         health: Callable[[], str | None],
-        gate: Gate,
+        gate: Gate | None = None,
     ) -> None:
+        """``health`` gives the reason why it cannot serve, or None. Without a ``gate`` it is open
+        to everybody."""
         self._turns = Turns()
         self._runner = Runner(generator, codec, metrics, self._turns)
         self._front = Front(codec, model, limits, self._turns)
@@ -104,7 +84,7 @@ class App:
         self._metrics = metrics
         self._limits = limits
         self._health = health
-        self._gate = gate
+        self._gate = gate or Gate()
         self._started_s = int(time.time())
         self._description = describe(model, limits)
         self._routes: dict[str, dict[str, Handler]] = {
@@ -124,19 +104,9 @@ class App:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
         request = Request(scope, receive)
         reply = Reply(send, request.id)
-        try:
+        async with failures_answered(request, reply, self._limits):
             self._gate.check(request)
             await self._answer_in_time(request, reply)
-        except Disconnected:
-            log.debug("request %s: the client went away", request.id)
-        except asyncio.CancelledError:
-            log.warning("request %s: cancelled because the server stops", request.id)
-            await self._fail(request, reply, ApiError(503, "the server stops", kind="server_error"))
-        except FORESEEN as error:
-            await self._fail(request, reply, error)
-        except Exception as error:
-            log.exception("request %s failed unexpectedly", request.id)
-            await self._fail(request, reply, error)
 
     async def _answer_in_time(self, request: Request, reply: Reply) -> None:
         """Whatever still runs for the request at its deadline is cancelled, on the cluster too."""
@@ -148,18 +118,6 @@ class App:
             if deadline.expired():
                 raise deadline_passed(limit_s) from error
             raise
-
-    async def _fail(self, request: Request, reply: Reply, error: Exception) -> None:
-        answer = as_api_error(error, self._limits, request.id)
-        if answer.status >= 500:
-            log.warning("request %s: %d: %s", request.id, answer.status, error)
-        if reply.started:
-            await reply.events(b"data: " + answer.to_json() + b"\n\n")
-            await reply.end()
-        elif isinstance(error, BodyTooLarge | BodyTimeout | UpgradeAsked):
-            await reply.last_body(answer.status, answer.to_json(), request)
-        else:
-            await reply.body(answer.status, answer.to_json(), headers=answer.headers)
 
     def _route(self, request: Request) -> Handler:
         methods = self._routes.get(request.path)
