@@ -243,3 +243,54 @@ def test_an_address_outside_the_window_is_not_written() -> None:
 
         asyncio.run(put())
         window.close()
+
+
+def test_a_lost_sender_costs_no_other_its_transfer_and_gets_fenced_off() -> None:
+    """Its blocks come back when the others' transfers through the same window have ended; what
+    follows goes through a new one."""
+    lost = RemoteMachine(Settings("lost", LARGE, 1, transport="nixl"))
+    with machines(Settings("other", LARGE, 3, transport="nixl"), Settings("token", LARGE, 2)) as (
+        other,
+        token,
+    ):
+        token.receiver.expect("other", "other", [50, 51])
+        other.sender.begin("other", token.address, [1, 2])
+        other.sender.layer_ready(["other"], 0)
+        eventually(lambda: bool((token.cache[0, 50] == other.cache[0, 1]).all()))
+        blocks = list(range(40))
+        token.receiver.expect("lost", "lost", blocks)
+        lost.call("sender.begin", "lost", token.address, blocks)
+        lost.call("sender.layer_ready", ["lost"], 0)
+        first = content(lost.settings)[0, :40, 0]
+        eventually(lambda: bool((token.cache[0, :40, 0] == first).any()))
+        [old] = {over.window for over in token.receiver._links.values()}
+        assert old is not None
+        lost.kill()
+        lost.reap()
+        eventually(lambda: old.is_retired)
+        assert old.is_open and token.events.empty(), "the other still writes through it"
+        # The other's next transfer does not wait for that.
+        token.receiver.expect("next", "other", [60])
+        other.sender.begin("next", token.address, [5])
+        other.sender.finish("next", b"")
+        event = token.event()
+        assert isinstance(event, Arrived) and event.transfer_id == "next"
+        other.sender.finish("other", b"")
+        events = {event.transfer_id: event for event in (token.event(), token.event())}
+        assert isinstance(events["other"], Arrived) and isinstance(events["lost"], Failed)
+        assert not old.is_open
+        np.testing.assert_array_equal(token.cache[:, [50, 51]], other.cache[:, [1, 2]])
+        np.testing.assert_array_equal(token.cache[:, 60], other.cache[:, 5])
+
+
+def test_one_agent_serves_all_links() -> None:
+    with machines(
+        *(Settings(f"prompt-{n}", SMALL, n, transport="nixl") for n in range(3)),
+        Settings("token", SMALL, 9),
+    ) as (*prompts, token):
+        for number, prompt in enumerate(prompts):
+            token.receiver.expect(str(number), f"prompt-{number}", [number])
+            prompt.sender.begin(str(number), token.address, [0])
+            prompt.sender.finish(str(number), b"")
+            assert isinstance(event := token.event(), Arrived), event
+        assert len({over.window for over in token.receiver._links.values()}) == 1
