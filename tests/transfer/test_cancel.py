@@ -209,6 +209,28 @@ def test_blocks_stay_reserved_while_a_stopped_process_might_still_write() -> Non
         prompt.close()
 
 
+@pytest.mark.parametrize("is_dropped_before", [False, True])
+def test_memory_that_a_sender_may_still_write_is_not_given_back_in_silence(
+    is_dropped_before: bool,
+) -> None:
+    """The next session of a worker would use it."""
+    prompt = RemoteMachine(Settings("prompt", LAYOUT, 1, transport="shared_memory"))
+    with machines(Settings("token", LAYOUT, 2, deadlines=Deadlines(stop_s=0.2))) as (token,):
+        token.receiver.expect("t", "prompt", [1])
+        prompt.call("sender.begin", "t", token.address, [1])
+        prompt.call("sender.layer_ready", ["t"], 0)
+        source = content(prompt.settings)
+        eventually(lambda: bool((token.cache[0, 1] == source[0, 1]).all()))
+        prompt.kill(signal.SIGSTOP)
+        if is_dropped_before:
+            token.receiver.cancel("t")
+            eventually(lambda: not token.receiver._links)
+        with pytest.raises(TimeoutError, match="prompt may still write into the cache"):
+            token.receiver.close()
+        prompt.kill(signal.SIGCONT)
+        prompt.close()
+
+
 def test_over_tcp_a_stopped_process_cannot_hold_blocks() -> None:
     prompt = RemoteMachine(Settings("prompt", LAYOUT, 1, transport="tcp"))
     with machines(Settings("token", LAYOUT, 2)) as (token,):

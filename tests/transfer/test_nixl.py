@@ -106,8 +106,8 @@ def put_under_way(prompt: RemoteMachine, token: LocalMachine) -> list[bool]:
     token.receiver.expect("t", "prompt", blocks)
     prompt.call("sender.begin", "t", token.address, blocks)
     prompt.call("sender.finish", "t", b"")
-    first = content(prompt.settings)[0, :, 0]
-    eventually(lambda: bool((token.cache[0, :, 0] == first).any()))
+    first = content(prompt.settings)[0, :, :16]
+    eventually(lambda: bool((token.cache[0, :, :16] == first).all(axis=1).any()))
     (over,) = token.receiver._links.values()
     window, closed = over.window, list[bool]()
     assert window is not None
@@ -261,8 +261,8 @@ def test_a_lost_sender_costs_no_other_its_transfer_and_gets_fenced_off() -> None
         token.receiver.expect("lost", "lost", blocks)
         lost.call("sender.begin", "lost", token.address, blocks)
         lost.call("sender.layer_ready", ["lost"], 0)
-        first = content(lost.settings)[0, :40, 0]
-        eventually(lambda: bool((token.cache[0, :40, 0] == first).any()))
+        first = content(lost.settings)[0, :40, :16]
+        eventually(lambda: bool((token.cache[0, :40, :16] == first).all(axis=1).any()))
         [old] = {over.window for over in token.receiver._links.values()}
         assert old is not None
         lost.kill()

@@ -128,6 +128,8 @@ class KVReceiver:
         self._deadlines = deadlines or Deadlines()
         self._transfers: dict[str, Incoming] = {}
         self._links: dict[int, SenderLink] = {}
+        self._not_lost: set[SenderLink] = set()
+        """Given up here, but their senders have not let go of the cache."""
         self._links_made = 0
         listener = Listener(
             machine_id,
@@ -167,7 +169,12 @@ class KVReceiver:
         self._thread.call(self._cancel, transfer_id)
 
     def close(self) -> None:
-        """Fail all transfers, close all links and join the thread. Harmless twice."""
+        """Fail all transfers, close all links and join the thread. Harmless twice.
+
+        Raises:
+            TimeoutError: a sender that writes into the cache by itself has not let go of it: the
+                memory must not be used for anything else, so the process had better end.
+        """
         self._thread.close(self._farewell, 2 * self._deadlines.stop_s)
         if self._queue is not None:
             self._queue.close()
@@ -343,7 +350,9 @@ class KVReceiver:
         """Refuse a sender. Returns once it cannot write into the cache, or can be kept from it."""
         over.link.send(Refused(reason))
         if over.one_sided and over.window is None:
+            self._not_lost.add(over)
             await over.link.until_lost()
+            self._not_lost.remove(over)
             return
         await over.link.flush()
 
@@ -444,7 +453,8 @@ class KVReceiver:
         self._conclude(incoming, Arrived(incoming.transfer_id, done.payload, stats))
 
     async def _farewell(self) -> None:
-        tasks = [over.task for over in self._links.values() if over.task is not None]
+        links = [*self._links.values(), *self._not_lost]
+        tasks = [over.task for over in links if over.task is not None]
         self._windows.closing()
         for over in self._links.values():
             over.link.fail(Closing("the receiver was closed"))
@@ -454,3 +464,8 @@ class KVReceiver:
             if incoming.over is None:
                 self._conclude(incoming, Failed(incoming.transfer_id, "the receiver was closed"))
         self._windows.close()
+        if self._not_lost:
+            names = ", ".join(sorted(over.sender_id for over in self._not_lost))
+            raise TimeoutError(
+                f"{names} may still write into the cache: end this process, and start it anew"
+            )

@@ -70,9 +70,9 @@ class Windows:
         assert window is not None
         window.granted -= 1
         window.when_closed.append(conclude)
-        if not window.is_retired and not self._is_closing:
+        is_news, window.is_retired = not window.is_retired, True
+        if is_news and self._retired() and not self._is_closing:
             self._thread.spawn(self._renew(), "new window for NIXL")
-        window.is_retired = True
         window.close_if_unused()
 
     def closing(self) -> None:
