@@ -62,7 +62,10 @@ class SharedMemoryTransport(Transport):
         self.source = source = HostBlocks(memory, layout, pair.at_source)
         target = HostBlocks(theirs, their_layout, pair.at_target)
         self._copies = [
-            list(zip(source.arrays(layer), target.arrays(layer), strict=True))
+            [
+                _strip(*arrays)
+                for arrays in zip(source.arrays(layer), target.arrays(layer), strict=True)
+            ]
             for layer in range(pair.layers)
         ]
         self._most = max(1, COPY_BYTES // max(pair.block_bytes))
@@ -77,16 +80,16 @@ class SharedMemoryTransport(Transport):
 
 
 class _Lane(Lane):
-    def __init__(self, strips: list[list[tuple[Bytes, Bytes]]], runs: Sequence[Run]) -> None:
+    def __init__(self, strips: list[list[tuple[Bytes, Bytes, int]]], runs: Sequence[Run]) -> None:
         self._strips = strips
         self._runs = runs
 
     async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         copies = since_told_bytes = 0
-        for source, target in self._strips[layer]:
+        for source, target, size in self._strips[layer]:
             for run in self._runs:
-                here = source[run.source : run.source + run.length]
-                np.copyto(target[run.target : run.target + run.length], here)
+                here = source[run.source * size : (run.source + run.length) * size]
+                np.copyto(target[run.target * size : (run.target + run.length) * size], here)
                 copies += 1
                 since_told_bytes += here.size
                 if since_told_bytes < COPY_BYTES:
@@ -97,3 +100,11 @@ class _Lane(Lane):
                 await asyncio.sleep(0)  # lets frames and calls of others in
         moved(since_told_bytes)
         return copies
+
+
+def _strip(source: Bytes, target: Bytes) -> tuple[Bytes, Bytes, int]:
+    """A strip at both ends, and how many entries a block has there: one row, or, where blocks leave
+    no gap at either, its bytes, which copy a little faster."""
+    if source.flags.c_contiguous and target.flags.c_contiguous:
+        return source.reshape(-1), target.reshape(-1), source.shape[1]
+    return source, target, 1
