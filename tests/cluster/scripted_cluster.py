@@ -128,9 +128,9 @@ class ScriptedCluster:
         for loads in (machines.pending_tokens, machines.waiting, machines.kv_tokens):
             assert not any(loads)
         assert machines.pool.tolist() == machines.home.tolist()
-        assert not self.cluster._live
-        assert not self.cluster._queue
-        assert self.cluster._first_tokens_due == 0
+        assert not self.cluster._attempts
+        assert not self.cluster._backlog.line
+        assert self.cluster._backlog.first_tokens_due == 0
 
 
 def request(

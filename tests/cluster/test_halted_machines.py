@@ -19,7 +19,7 @@ def report(f: ScriptedCluster, machine: int, steps: int) -> None:
 def let_pass(f: ScriptedCluster) -> None:
     """All that has happened so far did so as long ago as the limit."""
     f.cluster._progress._moved_s = dict.fromkeys(f.cluster._progress._moved_s, -LIMIT_S)
-    for live in f.cluster._live.values():
+    for live in f.cluster._attempts:
         live.moved_s = -LIMIT_S
 
 

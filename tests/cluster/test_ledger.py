@@ -112,7 +112,7 @@ class World:
         self.draining = set[int]()
 
     def live(self, pick: int) -> LiveRequest | None:
-        running = list(self.f.cluster._live.values())
+        running = list(self.f.cluster._attempts)
         return running[pick % len(running)] if running else None
 
     def submit(self, pick: int) -> None:
@@ -122,7 +122,7 @@ class World:
             try:
                 self.f.cluster.submit(one)
             except Overloaded:
-                assert self.f.cluster._first_tokens_due == 20
+                assert self.f.cluster._backlog.first_tokens_due == 20
 
     def step(self, action: str, pick: int) -> None:
         f = self.f
@@ -131,7 +131,7 @@ class World:
         elif action == "lose" and len(self.lost) < 5:
             index = [i for i in f.indices if i not in self.lost][pick % (5 - len(self.lost))]
             self.lost.add(index)
-            running = f.cluster._live.values()
+            running = f.cluster._attempts
             self.sent |= {live.task for live in running if live.prompt_machine == index}
             f.cluster.lose(index)
         elif action == "rehome" and (index := pick % 5) not in self.lost:
@@ -160,10 +160,10 @@ class World:
         """Machines that were told to end do so; nobody misses them."""
         for index, link in enumerate(self.f.links):
             if link.is_told_to_end and index not in self.lost:
-                attempts = [live.failures for live in self.f.cluster._live.values()]
+                attempts = [live.failures for live in self.f.cluster._attempts]
                 self.f.cluster.lose(index)
                 self.lost.add(index)
-                assert attempts == [live.failures for live in self.f.cluster._live.values()]
+                assert attempts == [live.failures for live in self.f.cluster._attempts]
 
     def step_of(self, live: LiveRequest, action: str) -> None:
         f, task = self.f, live.task
@@ -189,7 +189,7 @@ class World:
     def expected_loads(self) -> list[tuple[int, int, int]]:
         """By the definition of the three numbers."""
         pending, waiting, kv = ([0] * 5 for _ in range(3))
-        for live in self.f.cluster._live.values():
+        for live in self.f.cluster._attempts:
             p, t, tokens = live.prompt_machine, live.token_machine, len(live.history)
             in_prompt = live.state is RequestState.PROMPT
             pending[p] += tokens if in_prompt else 0
@@ -234,7 +234,7 @@ class World:
         while self.lost:
             self.step("join", 0)
         for _ in range(100_000):
-            if not self.f.cluster._live:
+            if not self.f.cluster._attempts:
                 break
             self.step("token", 0)
         self.check()

@@ -176,7 +176,7 @@ class Scene:
 
     def _words(self) -> list[msgspec.Struct]:
         """What workers say, of this cluster's tasks and of others."""
-        task = self.draw.choice([*self.cluster._live, 1, 10**6])
+        task = self.draw.choice([*(live.task for live in self.cluster._attempts), 1, 10**6])
         position = len(PROMPT) + self.draw.randrange(TOKENS)
         return [
             Link("bad", Pool.MIXED, 1).register,
@@ -212,7 +212,7 @@ class Scene:
         loads = self.cluster.roster.cluster
         assert not any(loads.pending_tokens) and not any(loads.waiting)
         assert not any(loads.kv_tokens)
-        assert not self.cluster._live and not self.cluster._queue
+        assert not self.cluster._attempts and not self.cluster._backlog.line
         assert len(self.server._links) == 1
 
 
@@ -289,7 +289,7 @@ async def test_a_worker_that_breaks_the_protocol_is_dropped_alone(
     worker = asyncio.create_task(GoodWorker(await scene.join("good", blocks=64)).run())
     bad = await scene.join("bad", blocks=1)
     asking = asyncio.create_task(scene.ask())
-    while not scene.cluster._live:
+    while not scene.cluster._attempts:
         await asyncio.sleep(0)
     bad.send(said)
     with pytest.raises(EOFError):

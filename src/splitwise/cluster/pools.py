@@ -178,11 +178,10 @@ class Pools:
         """Something may have moved this machine, or made it idle."""
         if machine not in self._seen:
             return  # It is lost; what it was charged is being taken back.
-        was, now = self._seen[machine], self._pool(machine)
-        if was is not now:
-            self._seen[machine] = now
+        cluster, was = self._roster.cluster, self._seen[machine]
+        if was != cluster.pool[machine]:
+            self._seen[machine] = now = self._pool(machine)
             self._tell_move(machine, was, now)
-        cluster = self._roster.cluster
         is_ending = machine in self._draining and machine not in self._ending
         if is_ending and is_idle(cluster, machine):
             self._ending.add(machine)

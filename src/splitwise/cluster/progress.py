@@ -1,7 +1,7 @@
 """Machines that report, and do nothing of what they have to do; and requests that are forgotten.
 
-1. ``scheduler`` tells of each word of a machine about its tasks (``moved``), and of the steps that
-   its statuses count (``stepped``): an iteration may take minutes, but its layers do not.
+1. ``scheduler`` tells of each word of a machine about its tasks (``moved``), ``statuses`` of the
+   steps that those count (``stepped``): an iteration may take minutes, but its layers do not.
 2. ``overdue``, asked every second, finds the requests that have not moved for the limit, and whose
    next word a machine owes (``LiveRequest.owing``). Where that machine has not moved either, it has
    come to a halt; else it has forgotten the request, unless it is known to be at its prompt.

@@ -2,8 +2,8 @@
 
 It is a defence behind the workers' own: one that finds its engine sick ends.
 
-1. ``scheduler`` tells of every failure and success: ``failed``, ``succeeded``. A machine that fails
-   too often is closed for placement (``Pools.keep_out``); what it runs goes on.
+1. ``blame`` tells of every failure (``failed``), ``reports`` of every success (``succeeded``). A
+   machine that fails too often is closed for placement (``Pools.keep_out``); what it runs goes on.
 2. ``release_due``, called every second, lets it in again, on probation.
 3. One that is lost before it did anything well begins its next life in quarantine.
 4. When nobody else is left to serve, all are let in (``release_if_needed``).

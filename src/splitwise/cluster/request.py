@@ -13,7 +13,8 @@ from splitwise.scheduling.ranking import NOBODY
 
 
 class RequestState(Enum):
-    """Where a request stands; ``scheduler`` makes every transition."""
+    """Where a request stands: ``attempts`` makes the transitions to PROMPT and TOKEN, ``scheduler``
+    those to WAITING and ENDED."""
 
     WAITING = auto()
     """No machine has room; held at the cluster scheduler."""
@@ -24,7 +25,7 @@ class RequestState(Enum):
     ENDED = auto()
 
 
-@dataclass
+@dataclass(slots=True)
 class Charge:
     """What a request adds to the loads of one machine; ``ledger`` writes it."""
 
@@ -112,6 +113,14 @@ class LiveRequest:
             return self.prompt_machine
         is_there = self.prompt_machine == self.token_machine or self.at_prompt.kv_tokens == 0
         return self.token_machine if is_there else NOBODY
+
+    def needs(self, machine: int) -> bool:
+        """Whether its attempt cannot go on without that machine: the token machine, or the prompt
+        machine until the first token is out and the cache is known to have arrived."""
+        if machine == self.token_machine:
+            return True
+        is_left = self.state is RequestState.TOKEN and self.at_prompt.kv_tokens == 0
+        return machine == self.prompt_machine and not is_left
 
     def has_cache_on(self, machine: int) -> bool:
         """Whether it is charged for cache there."""
