@@ -17,6 +17,7 @@ from splitwise.cluster.limits import ClusterLimits
 from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.process import ServeOptions
 from splitwise.launch.launcher import worker_command
+from splitwise.scheduling.policies.policy import DEFAULT, SHIPPED, load_policy
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=8)
 
@@ -42,6 +43,8 @@ def changed(struct: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
     """A value for every option of the struct, none its default, by the options' names."""
     found = {o.name: other_than_default(o.kind, o.default, o.meta) for o in options_of(struct)}
     assert found
+    if "policy" in found:  # no other words name one
+        found["policy"] = st.sampled_from([name for name in SHIPPED if name != DEFAULT.source])
     return st.fixed_dictionaries(found)
 
 
@@ -107,6 +110,7 @@ def test_every_setting_of_a_worker_arrives(
     deadlines = worker_options.deadlines
     for name in ("connect_s", "write_s", "answer_s", "stop_s", "idle_s"):
         assert getattr(deadlines, name) == values[f"transfer_{name}"]
+    assert worker_options.policy == options.policy == load_policy(values["policy"])
     limits = worker_options.limits
     assert limits.prompt_batch_tokens == values["prompt_batch_tokens"]
     assert limits.batch_requests == values["batch_requests"]

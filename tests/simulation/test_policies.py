@@ -41,6 +41,9 @@ def place(cluster, request, rules):
         rules.change_roles and draw(2, request.number, request.attempt, 2) == 0,
     )
 
+def victim(request):
+    return draw(7, request.number, request.held_tokens) - 3
+
 def one_of(cluster, request, kv_tokens, which):
     count = len(cluster.up)
     for i in range(1000):
@@ -49,6 +52,7 @@ def one_of(cluster, request, kv_tokens, which):
             return machine
     return -1
 """
+ALL_MIXED = "from splitwise.scheduling.policies.all_mixed import place"
 CHOICE = """
 from splitwise.scheduling.decision import Placement
 from helping import CHOSEN
@@ -173,6 +177,50 @@ def test_whatever_a_policy_decides_no_request_is_lost(
         result = simulate(requests, groups, options, outages)
         assert (result.status == Status.FINISHED).all()
         assert result.tokens_out.sum() >= requests.output_tokens.sum()
+
+
+OLDEST = "def victim(request):\n    return -request.number"
+OLDEST_PLAIN = """
+SEEN = {}
+def victim(request):
+    assert request.held_tokens < request.needed_tokens + 1 and request.priority == 0
+    SEEN[str(request.number)] = request
+    return -request.number
+"""
+LARGEST = "def victim(request):\n    return request.held_tokens"
+
+
+def test_who_gives_its_cache_up(tmp_path: Path) -> None:
+    """A cache of 640 tokens, and three requests that grow to 900 together."""
+    requests = load((0, 200, 100), (0.001, 100, 200), (0.002, 100, 200))
+    attempts = {}
+    for name, text in (
+        ("oldest", OLDEST),
+        ("plain", OLDEST_PLAIN),
+        ("largest", LARGEST),
+        ("usual", ALL_MIXED),
+    ):
+        policy = load_policy(written(tmp_path / f"{name}.py", text))
+        options = Options(cache="grown", policy=policy)
+        result = simulate(requests, mixed(kv_capacity_tokens=640), options)
+        assert (result.status == Status.FINISHED).all()
+        attempts[name] = result.attempts.tolist()
+    default = simulate(requests, mixed(kv_capacity_tokens=640), Options(cache="grown"))
+    assert attempts["usual"] == default.attempts.tolist() == [1, 1, 2]
+    assert attempts["oldest"] == attempts["plain"]
+    assert attempts["oldest"][0] > 1 and attempts["oldest"][2] == 1
+    assert attempts["largest"][0] > 1
+
+
+def test_a_victim_that_is_none_ends_the_simulation(tmp_path: Path) -> None:
+    requests = load((0, 200, 100), (0.001, 100, 200), (0.002, 100, 200))
+    for text, why in (
+        ("return 1 // 0", "victim of request 1 raised ZeroDivisionError"),
+        ("return None", "victim of request 1 raised TypeError: it said None; it must say a whole"),
+    ):
+        policy = load_policy(written(tmp_path / "mine.py", f"def victim(request):\n    {text}"))
+        with pytest.raises(PolicyError, match=f"policy mine.py: {why}"):
+            simulate(requests, mixed(kv_capacity_tokens=640), Options(cache="grown", policy=policy))
 
 
 @pytest.mark.parametrize(

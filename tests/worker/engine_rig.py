@@ -8,6 +8,7 @@ from transfer_machines import ends_of_one_rank
 from splitwise.engine.base import Engine
 from splitwise.protocol.generation import FinishReason
 from splitwise.protocol.messages import Outputs
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.transfer import ReceiverAddress
 from splitwise.worker.machine import Machine, MachineLimits
 
@@ -17,14 +18,16 @@ KEY = "a key for the test"
 class EngineRig:
     """A machine with its inbox; ``said`` is what it has told the cluster scheduler."""
 
-    def __init__(self, engine: Engine, name: str, limits: MachineLimits) -> None:
+    def __init__(
+        self, engine: Engine, name: str, limits: MachineLimits, policy: Policy = DEFAULT
+    ) -> None:
         self.engine = engine
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.said: list[msgspec.Struct] = []
         self.receiver, self.sender = ends_of_one_rank(
             engine.memory, engine.layout, name, KEY, self.inbox.put
         )
-        self.machine = Machine(engine, self.sender, self.receiver, self.said.append, limits)
+        self.machine = Machine(engine, self.sender, self.receiver, self.said.append, limits, policy)
 
     @property
     def addresses(self) -> list[ReceiverAddress]:

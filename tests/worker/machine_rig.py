@@ -9,6 +9,7 @@ from engine_rig import EngineRig
 
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.torch.engine import TorchEngine
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.worker.machine import MachineLimits
 
 VOCABULARY = tiny_models.VOCABULARY
@@ -26,10 +27,15 @@ class Rig(EngineRig):
     """A machine with a cache of so many blocks for a tiny model."""
 
     def __init__(
-        self, folder: ModelFolder, name: str, blocks: int, limits: MachineLimits = LIMITS
+        self,
+        folder: ModelFolder,
+        name: str,
+        blocks: int,
+        limits: MachineLimits = LIMITS,
+        policy: Policy = DEFAULT,
     ) -> None:
         block_bytes = 3 * 2 * 16 * 2 * 12 * 4  # layers, K and V, tokens, KV heads, dims, float32
-        super().__init__(TorchEngine(folder, blocks * block_bytes), name, limits)
+        super().__init__(TorchEngine(folder, blocks * block_bytes), name, limits, policy)
 
 
 def run_until(done: Callable[[], bool], *rigs: Rig) -> None:

@@ -1,6 +1,7 @@
 """Machines with a real, tiny engine and real transfers between them, in one process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,8 @@ from splitwise.protocol.messages import (
     TaskSpec,
     Transferred,
 )
+from splitwise.scheduling.decision import RunningRequest
+from splitwise.scheduling.policies.policy import Hooks, Policy
 from splitwise.worker.machine import MachineLimits
 
 
@@ -155,6 +158,35 @@ def test_without_memory_the_latest_is_preempted(folder: ModelFolder) -> None:
         assert [so_far + rig.tokens(3)] == alone(folder, spec(2, 20, 60))
     finally:
         rig.close()
+
+
+def oldest(request: RunningRequest) -> int:
+    assert (request.held_tokens, request.priority) == (48, 0)  # three blocks each
+    return -request.number
+
+
+def failing(request: RunningRequest) -> int:
+    raise KeyError("no")
+
+
+@pytest.mark.parametrize(("victim", "task"), [(oldest, 1), (failing, 2), (lambda _: "x", 2)])
+def test_a_policy_may_choose_who_is_preempted(
+    folder: ModelFolder, victim: Callable[..., Any], task: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = Policy("mine.py", "mine", Hooks(victim=victim), frozenset({"victim"}))
+    rig = Rig(folder, "small", blocks=6, policy=policy)
+    try:
+        for number in (1, 2):
+            one = spec(number, 20, 60)
+            one.number = number
+            rig.machine.handle(RunPrompt(one))
+        run_until(lambda: rig.is_empty, rig)
+        assert rig.heard(Preempted) == [Preempted(task)]
+        assert rig.finish(3 - task) is FinishReason.LENGTH
+    finally:
+        rig.close()
+    said = [one.message for one in caplog.records if "policy mine.py: victim of" in one.message]
+    assert len(said) == (victim is not oldest)
 
 
 def test_who_was_preempted_before_is_not_so_again_for_a_younger_one(folder: ModelFolder) -> None:

@@ -1,14 +1,10 @@
-"""``--policy``, as ``simulate``, ``plan`` and ``serve`` have it."""
+"""``--policy``, as ``simulate``, ``plan``, ``serve`` and ``worker`` have it."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from splitwise.scheduling.policies.policy import SHIPPED
 
-PolicySource = Annotated[
-    str,
-    typer.Option(
-        "--policy", help=f"Who decides: {', '.join(SHIPPED)}, or a Python file; docs/policies.md."
-    ),
-]
+POLICY_HELP: Final = f"Who decides: {', '.join(SHIPPED)}, or a Python file; docs/policies.md."
+PolicySource = Annotated[str, typer.Option("--policy", help=POLICY_HELP)]

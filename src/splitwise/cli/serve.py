@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -13,12 +14,11 @@ from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.config import defaults_from_environment_and_file
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
-from splitwise.cli.policy import PolicySource
 from splitwise.cli.settings import to_arguments, with_settings
 from splitwise.cli.worker_settings import WorkerSettings
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.gateway.http.exchange import HttpLimits
-from splitwise.scheduling.policies.policy import DEFAULT, load_policy
+from splitwise.scheduling.policies.policy import load_policy
 from splitwise.scheduling.pool import Pool
 
 
@@ -86,7 +86,6 @@ def serve(
             "generation_config.json), none (or vllm), or a folder with such a file."
         ),
     ] = "auto",
-    policy: PolicySource = DEFAULT.source,
     workers: WorkerSettings,
     cluster: ClusterLimits,
     access: AccessSettings,
@@ -122,6 +121,7 @@ def serve(
     try:
         is_built_in = workers.engine == "null" and model is None
         folder = null_model() if is_built_in else resolve_model(model)
+        policy = load_policy(workers.policy)
         options = ServeOptions(
             host=host,
             port=port,
@@ -140,13 +140,13 @@ def serve(
             worker_arguments=[
                 f"--model={folder.path.absolute()}",
                 f"--model-name={folder.name}",
-                *to_arguments(workers),
+                *to_arguments(msgspec.structs.replace(workers, policy=policy.source)),
             ],
             cluster=cluster,
             http=http,
             access=granted,
             admin_key=secrets.get(ADMIN_KEY_VARIABLE, ""),
-            policy=load_policy(policy),
+            policy=policy,
         )
         on_ray = RayOptions(
             address=ray,

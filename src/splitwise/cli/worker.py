@@ -10,6 +10,7 @@ from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.settings import with_settings
 from splitwise.cli.worker_settings import WorkerSettings
+from splitwise.scheduling.policies.policy import load_policy
 from splitwise.scheduling.pool import POOL_NAMES
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def worker(
                     batch_requests=settings.batch_requests,
                     one_piece_below_tokens=settings.one_piece_below,
                 ),
+                policy=load_policy(settings.policy),
             ),
         )
     except (ModelError, WorkerError, ValueError, OSError) as error:

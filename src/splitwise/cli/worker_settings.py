@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from splitwise.cli.policy import POLICY_HELP
 from splitwise.protocol.handshake.tls import TlsFiles
+from splitwise.scheduling.policies.policy import DEFAULT
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"flags": ("--batch-requests", "--max-num-seqs")},
         ),
     ] = 512
+
+    policy: Annotated[str, Meta(description=POLICY_HELP)] = DEFAULT.source
+    """Of a machine it has the choice of victims."""
 
     @property
     def cluster_tls(self) -> TlsFiles | None:

@@ -153,6 +153,16 @@ def pick_victim(ranks: Sequence[Rank]) -> int:
 
 
 @shared
+def missing_for_growth(needed: Sequence[int], held: Sequence[int], free: int) -> int:
+    """What those that run need beyond what they hold and what nobody does; more than 0: somebody
+    has to give its memory up."""
+    missing = -free
+    for i in range(len(needed)):
+        missing += max(needed[i] - held[i], 0)
+    return missing
+
+
+@shared
 def choose_victims(
     ranks: MutableSequence[Rank],
     needed: MutableSequence[int],
@@ -166,9 +176,7 @@ def choose_victims(
     first victim last.
     """
     count = len(ranks)
-    missing = -free
-    for i in range(count):
-        missing += max(needed[i] - held[i], 0)
+    missing = missing_for_growth(needed, held, free)
     while missing > 0:
         victim = pick_victim(ranks[:count])
         missing -= max(needed[victim], held[victim])

@@ -43,3 +43,16 @@ class Placement(NamedTuple):
     prompt: int
     token: int
     pulls: bool
+
+
+class RunningRequest(NamedTuple):
+    """A request that runs on a machine whose cache is full; its numbers as in ``PlacementRequest``.
+
+    ``held_tokens`` is the cache that it has there, ``needed_tokens`` what it must have for its next
+    token, both in whole blocks.
+    """
+
+    number: int
+    priority: int
+    held_tokens: int
+    needed_tokens: int

@@ -16,6 +16,9 @@ _MIXED: Final = int(Pool.MIXED)
 """Plain numbers, which compiled code returns and compares."""
 
 
+MAX_RANK: Final = 2**31 - 1
+
+
 class Fault(IntEnum):
     """Why a placement cannot be; ``NONE`` if it can."""
 
@@ -141,3 +144,23 @@ def read_placement(said: Any) -> Placement:
             f"it said {said!r}; it must say Placement(prompt, token, pulls), with the numbers of "
             "two machines and whether they are pulled"
         ) from None
+
+
+def read_rank(said: Any) -> int:
+    """What a policy said of a victim, as a plain number.
+
+    Raises:
+        TypeError: it is none.
+    """
+    try:
+        return as_rank(index(said))
+    except TypeError:
+        raise TypeError(
+            f"it said {said!r}; it must say a whole number, the highest for who goes first"
+        ) from None
+
+
+@shared
+def as_rank(said: int) -> int:
+    """Within bounds that leave room for an order among equals."""
+    return max(min(said, MAX_RANK), -MAX_RANK)

@@ -8,19 +8,24 @@
    last in rank, the youngest, is preempted and returns to the cluster's line (``choose_victims``).
 """
 
-from typing import Any
+from typing import Any, Final
 
-from splitwise.scheduling.batching import choose_victims, may_reserve
+from splitwise.scheduling.batching import choose_victims, may_reserve, missing_for_growth
 from splitwise.scheduling.cluster_state import rank
+from splitwise.scheduling.decision import RunningRequest
 from splitwise.simulation.charges import in_blocks, prompt_charge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.links import send
 from splitwise.simulation.memory import hold, hold_prompt
+from splitwise.simulation.policy_calls import victim_by
 from splitwise.simulation.queues import append_expected, pop_expected, unlink_ready
 from splitwise.simulation.recall import recall
 from splitwise.simulation.roles import settle
 from splitwise.simulation.slots import generated_in, leave, slot_of
 from splitwise.simulation.state import NONE, Phase
+
+RANKS: Final = 2**31
+"""Requests a rank, which is more than a simulation has."""
 
 
 @inlined
@@ -107,18 +112,36 @@ def grow(state: Any, machine: int, now: float) -> None:
     for blocks do not get theirs."""
     count = list_running(state, machine)
     running = state.scratch.running[:count]
-    going_on = choose_victims(
-        running.request,
-        running.needed_tokens,
-        running.held_tokens,
-        free_tokens(state, machine),
-    )
+    free = free_tokens(state, machine)
+    going_on = count
+    if missing_for_growth(running.needed_tokens, running.held_tokens, free) > 0:
+        rank_running(state, count)
+        going_on = choose_victims(running.rank, running.needed_tokens, running.held_tokens, free)
+        find_running(state, count)
     for i in range(count - 1, going_on - 1, -1):
         preempt(state, machine, running[i].request, now)
     for i in range(going_on):
         one = state.requests[running[i].request]
         if running[i].needed_tokens > one.held_tokens:
             hold(state, one, running[i].needed_tokens - one.held_tokens)
+
+
+@inlined
+def rank_running(state: Any, count: int) -> None:
+    """Write down whose memory goes first: by the policy, of equals the last to come."""
+    running = state.scratch.running
+    for i in range(count):
+        request = running[i].request
+        asked = RunningRequest(request + 1, 0, running[i].held_tokens, running[i].needed_tokens)
+        running[i].rank = victim_by(state.policy, asked) * RANKS + request
+
+
+@inlined
+def find_running(state: Any, count: int) -> None:
+    """Ranks were put in another order; their requests follow."""
+    running = state.scratch.running
+    for i in range(count):
+        running[i].request = running[i].rank % RANKS
 
 
 @inlined

@@ -11,7 +11,7 @@
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import numba
@@ -30,10 +30,22 @@ from numba.extending import (
 from numpy.typing import NDArray
 
 from splitwise.scheduling.cluster_state import ClusterState, read_only
-from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
-from splitwise.scheduling.enacting import EXPLAINED, Fault, fault_of, in_one_place, read_placement
-from splitwise.scheduling.policies import default
-from splitwise.scheduling.policies.policy import Policy, PolicyError
+from splitwise.scheduling.decision import (
+    Placement,
+    PlacementRequest,
+    PlacementRules,
+    RunningRequest,
+)
+from splitwise.scheduling.enacting import (
+    EXPLAINED,
+    Fault,
+    as_rank,
+    fault_of,
+    in_one_place,
+    read_placement,
+    read_rank,
+)
+from splitwise.scheduling.policies.policy import DEFAULT, HOOKS, Policy, PolicyError
 from splitwise.simulation.by_reference import Reference
 from splitwise.simulation.compiled import compiled, inlined, register
 
@@ -41,7 +53,8 @@ log = logging.getLogger(__name__)
 
 ASKED: Final = np.dtype(
     [
-        ("number", np.int64),  # of the request that a decision is asked for; 0: of none
+        ("decision", np.int64),  # that is asked for, by its place in ``HOOKS``
+        ("number", np.int64),  # of the request that it is asked for; 0: of none
         ("fault", np.int64),
         ("prompt", np.int64),
         ("token", np.int64),
@@ -68,6 +81,7 @@ class Calls(NamedTuple):
     """A policy's decisions, for one simulation."""
 
     place: Call
+    victim: Call
     asked: NDArray[np.void]
 
 
@@ -109,6 +123,9 @@ def _box_call(kind: CallType, value: Any, c: Any) -> Any:
 _REQUEST: Final = numba.typeof(PlacementRequest(0, 0, 0, 0, 0, False))
 _RULES: Final = numba.typeof(PlacementRules(0, False, False))
 _PLACEMENT: Final = numba.typeof(Placement(0, 0, False))
+_RUNNING: Final = numba.typeof(RunningRequest(0, 0, 0, 0))
+_PLACE: Final = HOOKS.index("place")
+_VICTIM: Final = HOOKS.index("victim")
 
 
 def _read_only(kind: Any) -> Any:
@@ -120,25 +137,39 @@ def _read_only(kind: Any) -> Any:
     return kind.copy(readonly=True)
 
 
+def _by_address(builder: Any, context: Any, said: Any, kinds: Any, values: Any) -> Any:
+    """Call the function at the address of a call, the first value, by numba's own convention."""
+    convention = context.call_conv
+    function_type = convention.get_function_type(said, kinds)
+    call = cgutils.create_struct_proxy(kinds[0])(context, builder, values[0])
+    function = builder.inttoptr(call.address, function_type.as_pointer())
+    status, answer = convention.call_function(builder, function, said, kinds, values)
+    with cgutils.if_unlikely(builder, status.is_error):
+        convention.return_status_propagate(builder, status)
+    return answer
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _call_place(context: Any, call: Any, cluster: Any, request: Any, rules: Any) -> Any:
-    """Call the function at the call's address by numba's own convention."""
-    signature = _PLACEMENT(call, cluster, request, rules)
-    kinds = (call, _read_only(cluster), request, rules)
-    if kinds[2:] != (_REQUEST, _RULES):
+    if (request, rules) != (_REQUEST, _RULES):
         raise numba.TypingError(f"place is asked of {request}, {rules}")
+    kinds = (call, _read_only(cluster), request, rules)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        convention = context.call_conv
-        function_type = convention.get_function_type(_PLACEMENT, kinds)
-        call = cgutils.create_struct_proxy(kinds[0])(context, builder, values[0])
-        function = builder.inttoptr(call.address, function_type.as_pointer())
-        status, said = convention.call_function(builder, function, _PLACEMENT, kinds, values)
-        with cgutils.if_unlikely(builder, status.is_error):
-            convention.return_status_propagate(builder, status)
-        return said
+        return _by_address(builder, context, _PLACEMENT, kinds, values)
 
-    return signature, generate
+    return _PLACEMENT(call, cluster, request, rules), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call_victim(context: Any, call: Any, request: Any) -> Any:
+    if request != _RUNNING:
+        raise numba.TypingError(f"victim is asked of {request}")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _by_address(builder, context, types.int64, (call, request), values)
+
+    return types.int64(call, request), generate
 
 
 @inlined
@@ -147,6 +178,7 @@ def place_by(
 ) -> Placement:
     """What the policy says of a request."""
     asked = calls.asked[0]
+    asked.decision = _PLACE
     asked.number = request.number
     said = in_one_place(request, _call_place(calls.place, cluster, request, rules))
     fault = fault_of(cluster, request, rules, said)
@@ -159,11 +191,30 @@ def place_by(
     return said
 
 
+@inlined
+def victim_by(calls: Calls, request: RunningRequest) -> int:
+    """How soon the policy has a request give its cache up."""
+    asked = calls.asked[0]
+    asked.decision = _VICTIM
+    asked.number = request.number
+    said = _call_victim(calls.victim, request)
+    asked.number = 0
+    return as_rank(said)
+
+
 def calls_of(policy: Policy, cluster: ClusterState) -> Calls:
     """The policy's decisions over a simulation's machines."""
     seen = Reference(numba.typeof(cluster))  # as a part of ``State`` is
-    code = _compiled_place(policy, seen)
-    return Calls(Call(code, _plain_place(policy, cluster)), np.zeros(1, dtype=ASKED))
+    return Calls(
+        Call(_compiled_place(_decider(policy, "place"), seen), _plain_place(policy, cluster)),
+        Call(_compiled_victim(_decider(policy, "victim")), partial(_plain_victim, policy)),
+        np.zeros(1, dtype=ASKED),
+    )
+
+
+def _decider(policy: Policy, name: str) -> Policy:
+    """Whose decision it is; the default's is compiled once for all who take it."""
+    return policy if name in policy.own else DEFAULT
 
 
 def policy_error(policy: Policy, calls: Calls, error: Exception) -> PolicyError | None:
@@ -171,11 +222,11 @@ def policy_error(policy: Policy, calls: Calls, error: Exception) -> PolicyError 
     asked = calls.asked[0]
     if asked["number"] == 0:
         return None
-    place = f"policy {policy.name}: place of request {asked['number']}"
+    of_what = f"policy {policy.name}: {HOOKS[asked['decision']]} of request {asked['number']}"
     if not isinstance(error, WrongDecision):
-        return PolicyError(f"{place} raised {type(error).__name__}: {error}")
+        return PolicyError(f"{of_what} raised {type(error).__name__}: {error}")
     fault = Fault(asked["fault"])
-    return PolicyError(f"{place} said {asked['prompt']}, {asked['token']}: {EXPLAINED[fault]}")
+    return PolicyError(f"{of_what} said {asked['prompt']}, {asked['token']}: {EXPLAINED[fault]}")
 
 
 def _plain_place(policy: Policy, cluster: ClusterState) -> Callable[..., Placement]:
@@ -187,41 +238,70 @@ def _plain_place(policy: Policy, cluster: ClusterState) -> Callable[..., Placeme
     return place
 
 
+def _plain_victim(policy: Policy, request: RunningRequest) -> int:
+    return read_rank(policy.hooks.victim(request))
+
+
 @lru_cache(maxsize=64)
 def _compiled_place(policy: Policy, cluster: Any) -> Any:
     """Machine code for the policy's ``place``; it calls plain Python if need be."""
-    arguments = (CallType(), _read_only(cluster), _REQUEST, _RULES)
     function = policy.hooks.place
 
     def place(call: Any, cluster: Any, request: Any, rules: Any) -> Placement:
         said = function(cluster, request, rules)
         return Placement(said[0] + np.int64(0), said[1] + np.int64(0), bool(said[2]))
 
+    arguments = (CallType(), _read_only(cluster), _REQUEST, _RULES)
+    return _made(policy, place, _place_plainly, arguments, _PLACEMENT)
+
+
+@lru_cache(maxsize=64)
+def _compiled_victim(policy: Policy) -> Any:
+    """The same for ``victim``."""
+    function = policy.hooks.victim
+
+    def victim(call: Any, request: Any) -> Any:
+        return function(request) + np.int64(0)
+
+    return _made(policy, victim, _rank_plainly, (CallType(), _RUNNING), types.int64)
+
+
+def _made(policy: Policy, compiling: Any, plain: Any, arguments: Any, wanted: Any) -> Any:
+    """Machine code of a decision; of ``plain`` where numba does not compile it."""
+    name = compiling.__name__
+    function = getattr(policy.hooks, name)
     # Machine code is found by name, and what was kept by other processes has names of theirs.
-    place.__qualname__ = f"place_{policy.digest}"
-    register([*policy.functions, function], is_checked=function is not default.place)
+    compiling.__qualname__ = f"{name}_{policy.digest}"
+    register([*policy.functions, function], is_checked=name in policy.own)
     try:
-        made: Any = compiled(place, policy.digest)
+        made: Any = compiled(compiling, policy.digest)
         made.compile(arguments)
         code = made.overloads[arguments]
-        if code.signature.return_type != _PLACEMENT:
+        if code.signature.return_type != wanted:
             raise TypeError(f"it returns {code.signature.return_type}")
         return code
     except Exception as error:  # noqa: BLE001  numba raises what it likes
         log.warning(
-            "policy %s: place runs as plain Python, which is slow; numba does not compile it: %s",
+            "policy %s: %s runs as plain Python, which is slow; numba does not compile it: %s",
             policy.name,
+            name,
             _reason_of(error),
         )
-        made = compiled(_call_plain)
+        made = compiled(plain)
         made.compile(arguments)
         return made.overloads[arguments]
 
 
-def _call_plain(call: Any, cluster: Any, request: Any, rules: Any) -> Placement:
+def _place_plainly(call: Any, cluster: Any, request: Any, rules: Any) -> Placement:
     with objmode(prompt="int64", token="int64", pulls="boolean"):
         prompt, token, pulls = call.plain(request, rules)
     return Placement(prompt, token, pulls)
+
+
+def _rank_plainly(call: Any, request: Any) -> Any:
+    with objmode(rank="int64"):
+        rank = call.plain(request)
+    return rank
 
 
 def _reason_of(error: Exception) -> str:

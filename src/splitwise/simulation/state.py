@@ -162,7 +162,8 @@ PROGRESS = np.dtype(
 )
 RUNNING = np.dtype(
     [
-        ("request", np.int64),  # those that came last have the highest numbers
+        ("request", np.int64),
+        ("rank", np.int64),  # who goes first if there is too little
         ("needed_tokens", np.int64),  # of cache, for its next token
         ("held_tokens", np.int64),
     ]

@@ -42,7 +42,7 @@ class EngineRunner(MachineRunner):
             resources.callback(receiver.close)
             sender = self._make_sender(engine, options)
             resources.callback(sender.close)
-            self._machine = Machine(engine, sender, receiver, say, options.limits)
+            self._machine = Machine(engine, sender, receiver, say, options.limits, options.policy)
             self._ends = resources.pop_all()
         self.facts = MachineFacts(engine.model, engine.layout, receiver.addresses)
 

@@ -46,6 +46,8 @@ from splitwise.protocol.messages import (
     Transferred,
 )
 from splitwise.scheduling import batching, isolation
+from splitwise.scheduling.decision import RunningRequest
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.transfer import (
     Arrived,
     Cancelled,
@@ -59,6 +61,7 @@ from splitwise.transfer import (
 from splitwise.worker.runner import Command
 from splitwise.worker.task import Task, TaskState, alike
 from splitwise.worker.trial import EngineFailed, try_engine
+from splitwise.worker.victims import Victims
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Machine:
         receiver: MachineReceiver,
         emit: Callable[[msgspec.Struct], None],
         limits: MachineLimits,
+        policy: Policy = DEFAULT,
     ) -> None:
         """``emit`` takes messages for the cluster scheduler."""
         self._engine = engine
@@ -99,6 +103,7 @@ class Machine:
         self._receiver = receiver
         self._emit = emit
         self._limits = limits
+        self._victims = Victims(policy)
         self._block_bytes = max(map(engine.layout.block_bytes, range(engine.layout.layers)))
         """Of a block in one layer."""
         self._pool = BlockPool(engine.layout.blocks)
@@ -293,12 +298,20 @@ class Machine:
 
     def _preempt_for_growth(self) -> None:
         running = list(self._running)
-        ranks: list[tuple[int, ...]] = [(*task.rank, i) for i, task in enumerate(running)]
         needed = [self._engine.layout.blocks_for(len(task.history)) for task in running]
         held = [len(task.blocks) for task in running]
+        ranks = [self._rank(i, held[i], needed[i]) for i in range(len(running))]
         going_on = batching.choose_victims(ranks, needed, held, self._pool.free_count)
         for *_, i in reversed(ranks[going_on:]):
             self._preempt(running[i])
+
+    def _rank(self, i: int, held: int, needed: int) -> tuple[int, ...]:
+        """How soon a running task gives its blocks up; the last number is its place."""
+        task, block_tokens = self._running[i], self._engine.layout.block_tokens
+        request = RunningRequest(
+            task.spec.number, task.spec.priority, held * block_tokens, needed * block_tokens
+        )
+        return self._victims.rank(request), *task.rank, i
 
     def _preempt(self, victim: Task) -> None:
         # Not _free: the block is for a running task, not for a newcomer.
@@ -499,7 +512,8 @@ class Machine:
             try_engine(self._engine, prompts[0].blocks[0], failure)
             return
         if self._pool.free_count == 0:
-            ranks = [task.rank for task in self._running]
+            held = [len(task.blocks) for task in self._running]
+            ranks = [self._rank(i, held[i], held[i]) for i in range(len(held))]
             self._preempt(self._running[batching.pick_victim(ranks)])
         [block] = self._pool.allocate(1) or []
         try:

@@ -3,6 +3,7 @@
 import msgspec
 
 from splitwise.protocol.handshake.tls import TlsFiles
+from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import Deadlines
 from splitwise.worker.machine import MachineLimits
@@ -43,3 +44,4 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     tls: TlsFiles | None = None
     """For TLS with the cluster scheduler and the other machines; None: in the clear."""
     limits: MachineLimits = MachineLimits()
+    policy: Policy = DEFAULT

@@ -1,7 +1,12 @@
 """The default decisions, and what each is asked: a policy's are named and called like these."""
 
 from splitwise.scheduling.cluster_state import ClusterState
-from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
+from splitwise.scheduling.decision import (
+    Placement,
+    PlacementRequest,
+    PlacementRules,
+    RunningRequest,
+)
 from splitwise.scheduling.placement import choose, choose_with_room
 from splitwise.scheduling.shared import shared
 
@@ -30,3 +35,10 @@ def place(cluster: ClusterState, request: PlacementRequest, rules: PlacementRule
             rules.change_roles,
         )
     return Placement(prompt, token, pulls)
+
+
+@shared
+def victim(request: RunningRequest) -> int:
+    """How soon the request gives its cache up where those that run on its machine cannot all grow:
+    the highest goes first, of equals the one that came last. At most 2**31 either way."""
+    return request.priority

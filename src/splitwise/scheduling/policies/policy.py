@@ -40,6 +40,7 @@ class Hooks:
     """The decisions; ``default`` says what each is asked."""
 
     place: Callable[..., Any] = default.place
+    victim: Callable[..., Any] = default.victim
 
 
 _DEFAULTS: Final[dict[str, Callable[..., Any]]] = {
