@@ -67,3 +67,16 @@ def test_the_large_machine_goes_on_serving(client: httpx.Client) -> None:
             assert not fills_small.done() and not runs_on_large.done()
         fills_small.result()
         runs_on_large.result()
+
+
+@pytest.mark.parametrize(("prompt_tokens", "output_tokens"), [(SMALL_TOKENS + 60, 4), (600, 60)])
+def test_what_only_the_large_machine_holds_is_served(
+    client: httpx.Client, prompt_tokens: int, output_tokens: int
+) -> None:
+    """Whether it is too long from the first or outgrows the small machine."""
+    answer = client.post("/v1/completions", json=body(prompt_tokens, output_tokens))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == output_tokens
+    too_long = client.post("/v1/completions", json=body(LARGE_TOKENS, 1))
+    assert too_long.status_code == 400
+    assert str(LARGE_TOKENS) in too_long.text

@@ -132,13 +132,14 @@ class Roster:
         return -(-tokens // self._block_tokens) * self._block_tokens
 
     def max_context_tokens(self) -> int:
-        """The longest request that every connected machine can hold (0 without machines)."""
+        """The longest request that some connected machine can hold (0 without machines). One that
+        its token machine turns out too small for goes on where there is room for it."""
         limits = [
             min(link.register.model.max_context_tokens, int(capacity))
             for link, capacity in zip(self.links, self.cluster.kv_capacity_tokens, strict=True)
             if link is not None
         ]
-        return min(limits, default=0)
+        return max(limits, default=0)
 
 
 def _check_same_model(ours: Register, theirs: Register) -> None:
