@@ -85,14 +85,16 @@ class Ledger:
         was = charge.pending_tokens, charge.waiting, charge.kv_tokens
         if was == (pending_tokens, waiting, kv_tokens):
             return
-        if pending_tokens < was[0] or waiting < was[1] or kv_tokens < was[2]:
-            self.releases += 1
+        is_release = pending_tokens < was[0] or waiting < was[1] or kv_tokens < was[2]
         cluster, machine = self._roster.cluster, charge.machine
         cluster.pending_tokens[machine] += pending_tokens - charge.pending_tokens
         cluster.waiting[machine] += waiting - charge.waiting
         cluster.kv_tokens[machine] += kv_tokens - charge.kv_tokens
         charge.pending_tokens, charge.waiting, charge.kv_tokens = pending_tokens, waiting, kv_tokens
         rank(cluster, machine)
+        if not is_release:
+            return
+        self.releases += 1
         if is_idle(cluster, machine):
             go_home(cluster, machine)
             self._on_idle(machine)

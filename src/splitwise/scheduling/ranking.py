@@ -87,13 +87,14 @@ def set_key(ranking: Ranking, row: int, machine: int, key: float) -> None:
     if keys[row, machine] == key:
         return
     keys[row, machine] = key
-    node = (keys.shape[1] + ranking.leaf[machine]) // 2
-    while node >= 1:
-        best, other = winner[row, 2 * node], winner[row, 2 * node + 1]
-        best_key, other_key = keys[row, best], keys[row, other]
+    best, best_key = machine, key
+    node = keys.shape[1] + ranking.leaf[machine]
+    while node > 1:
+        other = winner[row, node ^ 1]
+        other_key = keys[row, other]
         if other_key < best_key or (other_key == best_key and other < best):
-            best = other
+            best, best_key = other, other_key
+        node //= 2
         if winner[row, node] == best and best != machine:
             return  # nobody above noticed
         winner[row, node] = best
-        node //= 2
