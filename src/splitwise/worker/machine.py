@@ -5,8 +5,8 @@ The life of a task here (states: ``TaskState``):
 1. ``RunPrompt`` puts it into ``_prompts`` (producer: the cluster scheduler, consumer:
    ``_start_prompts``): QUEUED.
 2. ``_start_prompts`` gives it blocks and a place in the next iteration: PROMPT. A task with a
-   target begins its transfer, layer by layer as the iteration goes on, or in one piece after the
-   last layer. Prompts that are ``alike`` are computed once.
+   target begins its transfer (``departures``), layer by layer as the iteration goes on, or in one
+   piece after the last layer. Prompts that are ``alike`` are computed once.
 3. The iteration gives its first token, which goes out at once. With a target it is SENDING until
    the transfer says ``Sent``; without one it joins ``_running``: RUNNING.
 4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
@@ -58,6 +58,8 @@ from splitwise.transfer import (
     Released,
     Sent,
 )
+from splitwise.worker.departures import Departures
+from splitwise.worker.fitness import unfit_reason
 from splitwise.worker.runner import Command
 from splitwise.worker.task import Task, TaskState, alike
 from splitwise.worker.trial import EngineFailed, try_engine
@@ -99,13 +101,13 @@ class Machine:
     ) -> None:
         """``emit`` takes messages for the cluster scheduler."""
         self._engine = engine
-        self._sender = sender
+        self._departures = Departures(
+            sender, engine.layout, limits.one_piece_below_tokens, limits.put_bytes
+        )
         self._receiver = receiver
         self._emit = emit
         self._limits = limits
         self._victims = Victims(policy)
-        self._block_bytes = max(map(engine.layout.block_bytes, range(engine.layout.layers)))
-        """Of a block in one layer."""
         self._pool = BlockPool(engine.layout.blocks)
         self._tasks: dict[int, Task] = {}
         self._prompts: deque[Task] = deque()
@@ -163,35 +165,15 @@ class Machine:
                 self._free(self._tasks[int(message.transfer_id)])
 
     def _is_fit(self, spec: TaskSpec, other_ranks: int) -> bool:
-        """Whether the task can run; if not, the cluster scheduler is told. An iteration with a
-        task that cannot would cost the others in it, too."""
-        reason = self._unfit_reason(spec, other_ranks)
+        """Whether the task can run; if not, the cluster scheduler is told."""
+        reason = unfit_reason(spec, other_ranks, self._engine.model, self._engine.layout)
+        if spec.task in self._tasks:
+            reason = "a task of that number is here already"
         if reason is None:
             return True
         log.warning("task %d is refused: %s", spec.task, reason)
         self._emit(TaskFailed(spec.task, reason, in_transfer=False))
         return False
-
-    def _unfit_reason(self, spec: TaskSpec, other_ranks: int) -> str | None:
-        model, tokens = self._engine.model, len(spec.history)
-        if spec.task in self._tasks:
-            return "a task of that number is here already"
-        if not 0 < spec.prompt_tokens <= tokens < spec.max_history_tokens:
-            return (
-                f"{spec.prompt_tokens} tokens of prompt in {tokens} of history, "
-                f"which may grow to {spec.max_history_tokens}"
-            )
-        if spec.max_history_tokens > model.max_context_tokens:
-            return f"{spec.max_history_tokens} tokens in a context of {model.max_context_tokens}"
-        if self._engine.layout.blocks_for(tokens) > self._pool.total:
-            return f"{tokens} tokens in a cache of {self._pool.total} blocks"
-        if min(spec.history) < 0 or max(spec.history) >= model.vocab_size:
-            return f"token ids outside 0 to {model.vocab_size - 1}"
-        try:
-            self._engine.layout.of_rank(0, other_ranks)
-        except ValueError as error:
-            return f"the other machine: {error}"
-        return None
 
     def _admit(
         self,
@@ -250,7 +232,7 @@ class Machine:
                 self._running.remove(task)
             case TaskState.PROMPT | TaskState.SENDING if task.is_sending:
                 task.state = TaskState.RELEASING
-                self._sender.cancel(task.transfer_id)
+                self._departures.cancel(task)
                 return
             case TaskState.EXPECTED:
                 task.state = TaskState.RELEASING
@@ -388,16 +370,10 @@ class Machine:
         for task, blocks in zip(started, needed, strict=False):
             self._take_blocks(task, blocks)
             task.state = TaskState.PROMPT
-            if len(task.history) >= limits.one_piece_below_tokens:
-                self._begin_transfer(task)
+            self._departures.enter(task)
         if started:
             self._emit(PromptsStarted([task.id for task in started]))
         return started
-
-    def _begin_transfer(self, task: Task, all_ready: bool = False) -> None:
-        if task.target is not None:
-            task.is_sending = True
-            self._sender.begin(task.transfer_id, task.target, task.blocks, all_ready)
 
     def _order_running(self) -> int:
         """Order the running tasks as prompts are about to take places; returns how many are aged.
@@ -443,24 +419,13 @@ class Machine:
     def _layer_callback(self, batch: list[Task]) -> LayerCallback:
         """Hands finished layers to the transfer, and gives up a batch that nobody wants."""
         ids = {task.id for task in batch}
-        layered = [task for task in batch if task.is_sending]
-        whole = [t for t in batch if t.state is TaskState.PROMPT and not t.is_sending]
-        transfer_ids = [task.transfer_id for task in layered]
-        layout = self._engine.layout
-        layer_bytes = self._block_bytes * sum(len(task.blocks) for task in layered)
-        together = max(1, self._limits.put_bytes // max(1, layer_bytes))
+        hand_over = self._departures.hand_over(batch)
 
         def on_layer(layer: int) -> None:
             self._steps += 1
             if self._cancelled >= ids:
                 raise _Abandoned
-            is_last = layer == layout.layers - 1
-            if transfer_ids and (is_last or (layer + 1) % together == 0):
-                for ready in range(layer - layer % together, layer + 1):
-                    self._sender.layer_ready(transfer_ids, ready)
-            if is_last:
-                for task in whole:
-                    self._begin_transfer(task, all_ready=True)
+            hand_over(layer)
 
         return on_layer
 
@@ -482,7 +447,7 @@ class Machine:
             self._running.append(task)
             return
         task.state = TaskState.SENDING
-        self._sender.finish(task.transfer_id, msgspec.msgpack.encode(task.history[-1]))
+        self._departures.finish(task)
 
     # An iteration that failed.
 
