@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from splitwise.cluster.limits import ClusterLimits
+from splitwise.cluster.request import LiveRequest
 from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
@@ -117,6 +118,13 @@ class ScriptedCluster:
     ) -> None:
         reason = FinishReason.STOP if finish else None
         self.cluster.receive(machine, Outputs([Output(task, position, Sample(token), reason)]))
+
+    def begun(self) -> LiveRequest:
+        """A request of which machine 0 has said the first token, and machine 1 the second."""
+        live = self.cluster.submit(request())
+        self.output(0, live.task, 10, 20)
+        self.output(1, live.task, 11, 21)
+        return live
 
     def pools(self) -> list[int]:
         pools: list[int] = self.cluster.roster.cluster.pool.tolist()

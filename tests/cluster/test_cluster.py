@@ -67,9 +67,7 @@ async def test_cancel_tells_both_machines_once() -> None:
 
 async def test_a_lost_token_machine_restarts_from_prompt_plus_tokens_so_far() -> None:
     f = ScriptedCluster(Pool.PROMPT, Pool.TOKEN, Pool.TOKEN)
-    live = f.cluster.submit(request())
-    f.output(0, live.task, 10, 20)
-    f.output(1, live.task, 11, 21)
+    live = f.begun()
     first_task = live.task
     f.cluster.lose(1)
     run = f.links[0].last()

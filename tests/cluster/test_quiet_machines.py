@@ -16,9 +16,7 @@ STATUS = MachineStatus(0, 1, 0, 0)
 
 def test_requests_leave_a_quiet_machine_which_is_used_again_when_it_is_heard() -> None:
     f = ScriptedCluster(Pool.PROMPT, Pool.TOKEN, Pool.TOKEN)
-    live = f.cluster.submit(request())
-    f.output(0, live.task, 10, 20)
-    f.output(1, live.task, 11, 21)
+    live = f.begun()
     first_task = live.task
     f.cluster.suspect(1)
     assert f.links[1].last() == Cancel(first_task)  # It hears of it when it can.

@@ -92,6 +92,12 @@ def by_forward(folder: ModelFolder) -> Score:
     return score
 
 
+def check_each(requests: Sequence[Request], score: Score) -> None:
+    for request in requests:
+        expected = score(request.prompt + request.output, len(request.prompt))
+        torch.testing.assert_close(logprobs(request), expected, atol=2e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("make", [phi3, llama, phimoe])
 def test_longrope_beside_longer_and_shorter_texts(
     tmp_path: Path, make: Callable[[Path], ModelFolder]
@@ -107,10 +113,7 @@ def test_longrope_beside_longer_and_shorter_texts(
         ]
     ]  # fmt: skip
     served(folder, requests)
-    score = by_forward(folder)
-    for request in requests:
-        expected = score(request.prompt + request.output, len(request.prompt))
-        torch.testing.assert_close(logprobs(request), expected, atol=2e-3, rtol=1e-3)
+    check_each(requests, by_forward(folder))
 
 
 def test_crossing_is_what_generate_does(tmp_path: Path) -> None:
@@ -151,9 +154,7 @@ def test_dynamic_ntk_beside_a_longer_text(tmp_path: Path) -> None:
     run(engine, [again])
     engine.close()
     for request in [*requests, again]:
-        score = by_forward(folder)  # of a model that has seen no longer text yet
-        expected = score(request.prompt + request.output, len(request.prompt))
-        torch.testing.assert_close(logprobs(request), expected, atol=2e-3, rtol=1e-3)
+        check_each([request], by_forward(folder))  # by a model that has seen no longer text yet
 
 
 @pytest.mark.parametrize(
@@ -177,10 +178,7 @@ def test_rotations_that_do_not_depend_on_the_length(tmp_path: Path, rope: dict[s
     folder = save(tmp_path, "llama", rope | {"rope_theta": 10000.0})
     requests = [Request(prompt_of(n), 5, ALL_LOGPROBS, chunk_tokens=25) for n in (10, 62, 120)]
     served(folder, requests)
-    score = by_forward(folder)
-    for request in requests:
-        expected = score(request.prompt + request.output, len(request.prompt))
-        torch.testing.assert_close(logprobs(request), expected, atol=2e-3, rtol=1e-3)
+    check_each(requests, by_forward(folder))
 
 
 def test_an_unknown_rotation_by_the_longest_text_is_refused(
@@ -208,10 +206,7 @@ def test_settings_as_older_files_have_them(tmp_path: Path) -> None:
     file.write_text(json.dumps(config))
     requests = [Request(prompt_of(n), 6, ALL_LOGPROBS, chunk_tokens=40) for n in (20, 62, 100)]
     served(folder, requests)
-    score = by_forward(folder)
-    for request in requests:
-        expected = score(request.prompt + request.output, len(request.prompt))
-        torch.testing.assert_close(logprobs(request), expected, atol=2e-3, rtol=1e-3)
+    check_each(requests, by_forward(folder))
     # One that transformers does not take any more is refused, not a traceback.
     config["rope_scaling"]["type"] = "su"
     file.write_text(json.dumps(config))

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from page_checks import check_fetches_nothing, check_ids_differ, drawings
 from plan_report_toy import question
 from rich.console import Console
 from typer.testing import CliRunner
@@ -77,10 +78,6 @@ def html(split: Report, crew: Crew, tmp_path_factory: pytest.TempPathFactory) ->
     return path.read_text()
 
 
-def drawings(html: str) -> list[str]:
-    return re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-
-
 def test_page_is_well_formed_and_escaped(html: str) -> None:
     ElementTree.fromstring(re.sub(r"<(meta|br)\b[^>]*>|<!doctype html>", "", html))
     assert "<b>" not in html
@@ -89,9 +86,7 @@ def test_page_is_well_formed_and_escaped(html: str) -> None:
 
 
 def test_page_fetches_nothing(html: str) -> None:
-    links = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert all(link.startswith("#") for link in links)
-    assert "<script" not in html and "url(http" not in html
+    check_fetches_nothing(html)
 
 
 def test_page_names_every_family_case_offer_and_slo(html: str, split: Report) -> None:
@@ -109,8 +104,7 @@ def test_page_names_every_family_case_offer_and_slo(html: str, split: Report) ->
 def test_every_plot_is_there_with_ids_of_its_own(html: str, split: Report) -> None:
     plots = drawings(html)
     assert len(plots) == 1 + len(split.curves) + 2
-    ids = re.findall(r' id="([^"]*)"', html)
-    assert len(ids) == len(set(ids))
+    check_ids_differ(html)
     words = ["prompt machines", *["TTFT, ms"] * len(split.curves), "on the front", "machine lost"]
     assert all(word in plot for word, plot in zip(words, plots, strict=True))
 

@@ -24,14 +24,21 @@ class Alone:
         return 0.01 + 1e-6 * batch * context_tokens
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Seconds, one a request; NaN where it never came so far."""
+
+    prompt_start_s: NDArray[np.float64]
+    first_token_s: NDArray[np.float64]
+    decode_start_s: NDArray[np.float64]
+    finish_s: NDArray[np.float64]
+
+
 def result_of(
     arrival_s: NDArray[np.float64],
     prompt_tokens: NDArray[np.int64],
     output_tokens: NDArray[np.int64],
-    prompt_start_s: NDArray[np.float64],
-    first_token_s: NDArray[np.float64],
-    decode_start_s: NDArray[np.float64],
-    finish_s: NDArray[np.float64],
+    at: Moments,
     rng: np.random.Generator,
 ) -> Result:
     """A result with these requests: prompts on machines 0 and 1, decodes on machine 2."""
@@ -39,11 +46,8 @@ def result_of(
     is_split = output_tokens > 1
     prompt_machine = (np.arange(count) % 2).astype(np.int64)
     token_machine = np.where(is_split, 2, prompt_machine).astype(np.int64)
-    half_s = (prompt_start_s + first_token_s) / 2
-    end_s = float(np.nanmax(finish_s))
-    segments = segments_of(
-        prompt_machine, token_machine, prompt_start_s, first_token_s, decode_start_s, finish_s
-    )
+    half_s = (at.prompt_start_s + at.first_token_s) / 2
+    end_s = float(np.nanmax(at.finish_s))
     busy_s = rng.uniform(0.2, 0.9, (3, 4)) * end_s / 3
     occupancy_s = np.zeros((4, 514))
     occupancy_s[:, 1] = busy_s.sum(axis=0) / 4
@@ -56,13 +60,13 @@ def result_of(
         output_tokens=output_tokens,
         status=np.full(count, Status.FINISHED, dtype=np.int8),
         reason=np.full(count, Reason.NONE, dtype=np.int8),
-        first_token_s=first_token_s,
-        finish_s=finish_s,
-        prompt_start_s=prompt_start_s,
+        first_token_s=at.first_token_s,
+        finish_s=at.finish_s,
+        prompt_start_s=at.prompt_start_s,
         transfer_start_s=np.where(is_split, half_s, np.nan),
-        transfer_end_s=np.where(is_split, decode_start_s, np.nan),
-        decode_start_s=decode_start_s,
-        max_tbt_s=np.where(is_split, decode_start_s - first_token_s + 0.01, np.nan),
+        transfer_end_s=np.where(is_split, at.decode_start_s, np.nan),
+        decode_start_s=at.decode_start_s,
+        max_tbt_s=np.where(is_split, at.decode_start_s - at.first_token_s + 0.01, np.nan),
         prompt_machine=prompt_machine,
         token_machine=token_machine,
         preemptions=np.zeros(count, dtype=np.int64),
@@ -86,28 +90,23 @@ def result_of(
         running_decodes=rng.integers(0, 99, samples),
         pool_sizes=np.tile(np.array([2, 1, 1], dtype=np.int64), (samples, 1)),
         kv_tokens=rng.integers(0, 999, samples),
-        segments=segments,
+        segments=segments_of(prompt_machine, token_machine, at),
         changes=RoleChanges(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int8)),
         end_s=end_s,
     )
 
 
 def segments_of(
-    prompt_machine: NDArray[np.int64],
-    token_machine: NDArray[np.int64],
-    prompt_start_s: NDArray[np.float64],
-    first_token_s: NDArray[np.float64],
-    decode_start_s: NDArray[np.float64],
-    finish_s: NDArray[np.float64],
+    prompt_machine: NDArray[np.int64], token_machine: NDArray[np.int64], at: Moments
 ) -> Segments:
     """A prompt and a decode segment for every request that had them."""
-    prompted = np.flatnonzero(~np.isnan(first_token_s))
-    decoded = np.flatnonzero(~np.isnan(decode_start_s))
+    prompted = np.flatnonzero(~np.isnan(at.first_token_s))
+    decoded = np.flatnonzero(~np.isnan(at.decode_start_s))
     kind = np.repeat(np.array([0, 1], dtype=np.int8), [len(prompted), len(decoded)])
     return Segments(
         machine=np.concatenate([prompt_machine[prompted], token_machine[decoded]]),
-        start_s=np.concatenate([prompt_start_s[prompted], decode_start_s[decoded]]),
-        end_s=np.concatenate([first_token_s[prompted], finish_s[decoded]]),
+        start_s=np.concatenate([at.prompt_start_s[prompted], at.decode_start_s[decoded]]),
+        end_s=np.concatenate([at.first_token_s[prompted], at.finish_s[decoded]]),
         kind=kind,
         prompts=(kind == 0).astype(np.int64),
         decodes=(kind == 1).astype(np.int64),
@@ -129,10 +128,8 @@ def random_result(count: int = 200, seed: int = 1) -> Result:
     finish_s = np.where(output_tokens > 1, decoded_s, first_token_s)
     for times_s in (prompt_start_s, first_token_s, decode_start_s, finish_s):
         times_s[-1] = np.nan
-    result = result_of(
-        *(arrival_s, prompt_tokens, output_tokens, prompt_start_s),
-        *(first_token_s, decode_start_s, finish_s, rng),
-    )
+    at = Moments(prompt_start_s, first_token_s, decode_start_s, finish_s)
+    result = result_of(arrival_s, prompt_tokens, output_tokens, at, rng)
     result.status[-1] = Status.REJECTED
     result.reason[-1] = Reason.TOO_LARGE
     return result
@@ -150,7 +147,5 @@ def four_requests() -> Result:
     output_tokens = np.array([11, 11, 11, 1])
     finish_s = first_token_s + np.array([0.101, 0.202, 0.303, 0.0])
     decode_start_s = np.where(output_tokens > 1, first_token_s, NAN)
-    return result_of(
-        *(arrival_s, np.full(4, 100), output_tokens, prompt_start_s),
-        *(first_token_s, decode_start_s, finish_s, np.random.default_rng(1)),
-    )
+    at = Moments(prompt_start_s, first_token_s, decode_start_s, finish_s)
+    return result_of(arrival_s, np.full(4, 100), output_tokens, at, np.random.default_rng(1))

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from page_checks import check_fetches_nothing, check_ids_differ, drawings
 from synthetic_results import Alone, random_result
 
 from splitwise.observe.page import ReportError
@@ -55,23 +56,20 @@ def test_page_is_well_formed_and_escaped(html: str) -> None:
 
 
 def test_page_fetches_nothing(html: str) -> None:
-    links = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert all(link.startswith("#") for link in links)
-    assert "<script" not in html and "url(http" not in html
+    check_fetches_nothing(html)
 
 
 def test_plots_are_four_svgs_with_ids_of_their_own(html: str) -> None:
-    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(drawings) == 4
-    ids = re.findall(r' id="([^"]*)"', html)
-    assert len(ids) == len(set(ids))
-    for drawing in drawings:
+    plots = drawings(html)
+    assert len(plots) == 4
+    check_ids_differ(html)
+    for drawing in plots:
         root = ElementTree.fromstring(drawing)
         here = set(re.findall(r' id="([^"]*)"', drawing))
         assert set(re.findall(r'"#([^"]*)"', drawing)) <= here
         assert set(re.findall(r"url\(#([^)]*)\)", drawing)) <= here
         assert len(root.findall(".//{*}path")) > 5
-    assert "TTFT" in drawings[0] and "waiting prompts" in drawings[1]
+    assert "TTFT" in plots[0] and "waiting prompts" in plots[1]
 
 
 def test_tables_show_every_slo_and_group(html: str) -> None:

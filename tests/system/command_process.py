@@ -4,10 +4,36 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 COMMAND = [sys.executable, "-m", "splitwise.cli.main"]
 WAIT_S = 90
+
+
+@contextmanager
+def ready_server(
+    *arguments: str, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """``splitwise serve`` once it is ready, and its URL; ``log`` has its stderr. Killed at the
+    end."""
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port=0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ if environment is None else environment,
+        )
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().removeprefix("ready: ").strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 class CommandProcess:

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from command_process import ready_server
 
 KEY = "sk-of-this-test"
 END_S = 60
@@ -29,29 +29,13 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A split server with a key, whose open metrics say what its machines hold."""
-    log = tmp_path / "log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "splitwise.cli.main", "serve"),
-                *("--engine=null", "--null-iteration-s=0.02"),
-                *("--port=0", "--open-metrics", "--drain-s=45"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=os.environ | {"SPLITWISE_API_KEY": KEY},
-        )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("ready: ").strip()
-        with httpx.Client(
-            base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}
-        ) as http:
-            yield Server(process, http, log)
-    finally:
-        process.kill()
-        process.wait()
+    arguments = "--engine=null", "--null-iteration-s=0.02", "--open-metrics", "--drain-s=45"
+    keyed = os.environ | {"SPLITWISE_API_KEY": KEY}
+    with (
+        ready_server(*arguments, log=tmp_path / "log", environment=keyed) as (process, url),
+        httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}) as http,
+    ):
+        yield Server(process, http, tmp_path / "log")
 
 
 def cache_usage(http: httpx.Client) -> list[float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from command_process import ready_server
 
 from splitwise.launch.local_server import ServerError, running_server
 
@@ -111,28 +112,17 @@ def test_a_worker_that_dies_again_is_started_again_whatever_it_says(tmp_path: Pa
     (tmp_path / "sitecustomize.py").write_text(TALKATIVE)
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     body = {"prompt": [5, 6, 7], "max_tokens": 5, "temperature": 0}
-    command = [*SERVE, "--port=0", "--engine=null", "--no-change-roles", "--drain-s=1"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-        )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("ready: ").strip()
+    found = os.environ | {"PYTHONPATH": paths}
+    arguments = "--engine=null", "--no-change-roles", "--drain-s=1"
+    with ready_server(*arguments, log=tmp_path / "log", environment=found) as (process, url):
         expected = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()["choices"]
         for _ in range(2):
             os.kill(worker_of(process.pid, "token-0"), signal.SIGKILL)
             time.sleep(3)
             answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
             assert answer.json()["choices"] == expected
-    finally:
         process.send_signal(signal.SIGINT)
         process.wait(END_S)
-        process.stdout.close()  # type: ignore[union-attr]
     said = (tmp_path / "log").read_text()
     assert said.count("worker token-0 ended (signal SIGKILL") == 2
     assert said.count("(cut at") == 2 * 4  # two outputs of four processes

@@ -3,13 +3,12 @@
 import os
 import signal
 import ssl
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 from certificates import make_pair, needs_openssl
+from command_process import ready_server
 
 WAIT_S = 30
 
@@ -25,30 +24,21 @@ def test_keys_and_certificate_are_read_again(tmp_path: Path) -> None:
     keys.write_text("old-key\n")
     pair = make_pair(tmp_path)
     trusts_old = ssl.create_default_context(cafile=pair.certificate)
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "splitwise.cli.main", "serve", "--engine=null"),
-                *("--port=0", "--mixed=1", f"--api-keys={keys}"),
-                *(f"--tls-cert={pair.certificate}", f"--tls-key={pair.key}"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={name: value for name, value in os.environ.items() if name != "SPLITWISE_API_KEY"},
-        )
+    arguments = (
+        *("--engine=null", "--mixed=1", f"--api-keys={keys}"),
+        *(f"--tls-cert={pair.certificate}", f"--tls-key={pair.key}"),
+    )
+    keyless = {name: value for name, value in os.environ.items() if name != "SPLITWISE_API_KEY"}
+    with ready_server(*arguments, log=log, environment=keyless) as (process, url):
 
-    def hang_up(words: str) -> None:
-        seen = log.read_text().count(words)
-        process.send_signal(signal.SIGHUP)
-        deadline_s = time.monotonic() + WAIT_S
-        while log.read_text().count(words) == seen:
-            assert time.monotonic() < deadline_s, log.read_text()
-            time.sleep(0.02)  # another process's log can only be polled
+        def hang_up(words: str) -> None:
+            seen = log.read_text().count(words)
+            process.send_signal(signal.SIGHUP)
+            deadline_s = time.monotonic() + WAIT_S
+            while log.read_text().count(words) == seen:
+                assert time.monotonic() < deadline_s, log.read_text()
+                time.sleep(0.02)  # another process's log can only be polled
 
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("ready: ").strip()
         assert status(url, "old-key", trusts_old) == 200
         keys.write_text("# nobody\n")
         hang_up("holds no API key")
@@ -58,6 +48,3 @@ def test_keys_and_certificate_are_read_again(tmp_path: Path) -> None:
         hang_up("are read again")
         assert status(url, "old-key", trusts_new) == 401
         assert status(url, "new-key", trusts_new) == 200
-    finally:
-        process.kill()
-        process.wait()

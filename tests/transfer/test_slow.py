@@ -1,12 +1,22 @@
 """Deadlines count from the last progress: what is slow arrives, what stands still is given up."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 import pytest
 from throttle import Throttle
-from transfer_machines import TRANSPORTS, Settings, eventually, machines, send_all, warm_up
+from transfer_machines import (
+    TRANSPORTS,
+    LocalMachine,
+    Settings,
+    eventually,
+    machines,
+    send_all,
+    warm_up,
+)
 
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, Sent
 from splitwise.transfer.outgoing import Outgoing
@@ -15,6 +25,19 @@ PATIENCE_S = 0.5
 IMPATIENT = Deadlines(write_s=PATIENCE_S, answer_s=PATIENCE_S, stop_s=PATIENCE_S, idle_s=PATIENCE_S)
 SMALL = CacheLayout.flat(layers=4, blocks=8, block_tokens=16, block_bytes=65_536)
 LARGE = CacheLayout.flat(layers=4, blocks=64, block_tokens=16, block_bytes=65_536)
+
+
+@contextmanager
+def begun() -> Iterator[list[LocalMachine]]:
+    """A prompt and a token machine, and a transfer between them whose first layer is ready."""
+    with machines(
+        Settings("prompt", SMALL, 1, deadlines=IMPATIENT),
+        Settings("token", SMALL, 2, deadlines=IMPATIENT),
+    ) as (prompt, token):
+        token.receiver.expect("t", "prompt", [3])
+        prompt.sender.begin("t", token.address, [5])
+        prompt.sender.layer_ready(["t"], 0)
+        yield [prompt, token]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +86,7 @@ def test_a_slow_prompt_is_waited_for(transport: str) -> None:
 
 
 def test_a_slow_prompt_is_given_up_where_it_stops() -> None:
-    with machines(
-        Settings("prompt", SMALL, 1, deadlines=IMPATIENT),
-        Settings("token", SMALL, 2, deadlines=IMPATIENT),
-    ) as (prompt, token):
-        token.receiver.expect("t", "prompt", [3])
-        prompt.sender.begin("t", token.address, [5])
-        prompt.sender.layer_ready(["t"], 0)
+    with begun() as (prompt, token):
         ends = {type(event) for event in (prompt.event(), token.event())}
         assert ends == {Failed}
 
@@ -79,13 +96,7 @@ def test_what_came_while_an_end_was_held_up_counts(
     end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a process that was stopped finds it: the deadline is past, and the word is there."""
-    with machines(
-        Settings("prompt", SMALL, 1, deadlines=IMPATIENT),
-        Settings("token", SMALL, 2, deadlines=IMPATIENT),
-    ) as (prompt, token):
-        token.receiver.expect("t", "prompt", [3])
-        prompt.sender.begin("t", token.address, [5])
-        prompt.sender.layer_ready(["t"], 0)
+    with begun() as (prompt, token):
         eventually(lambda: bool((token.cache[0, 3] == prompt.cache[0, 5]).all()))
         if end == "sender":
             signal = prompt.sender._signal

@@ -5,13 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import numpy as np
 import typer
+from msgspec import Meta
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from splitwise.cli.errors import fail
+from splitwise.cli.settings import with_settings
 from splitwise.workload import (
     Requests,
     WorkloadError,
@@ -29,34 +32,38 @@ COLUMNS: Final = 40
 Source = Annotated[
     str, typer.Argument(help="conversation, coding, or a CSV or JSONL file of requests.")
 ]
-Rate = Annotated[
-    float | None,
-    typer.Option(help="Requests a second; default 10 for a built-in one, a file's own otherwise."),
-]
-Duration = Annotated[
-    float | None,
-    typer.Option(help="Seconds; default 600 for a built-in one, the whole file otherwise."),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers of what is drawn.")]
-Arrivals = Annotated[
-    str | None,
-    typer.Option(help="poisson, gamma:CV, diurnal:AMPLITUDE[:PERIOD], steps:0=RATE,..., replay"),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+class Load(msgspec.Struct, frozen=True):
+    """How a source becomes requests."""
+
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="Requests a second; default 10 for a built-in one, a file's own otherwise."
+        ),
+    ] = None
+    duration: Annotated[
+        float | None,
+        Meta(description="Seconds; default 600 for a built-in one, the whole file otherwise."),
+    ] = None
+    seed: Annotated[int, Meta(ge=0, description="Of the random numbers of what is drawn.")] = 0
+    arrivals: Annotated[
+        str | None,
+        Meta(description="poisson, gamma:CV, diurnal:AMPLITUDE[:PERIOD], steps:0=RATE,..., replay"),
+    ] = None
+
+    def requests(self, source: str) -> Requests:
+        return open_source(source, self.rate, self.duration, self.seed, self.arrivals)
+
+
 @app.command()
-def inspect(
-    source: Source,
-    rate: Rate = None,
-    duration: Duration = None,
-    seed: Seed = 0,
-    arrivals: Arrivals = None,
-    as_json: Json = False,
-) -> None:
+@with_settings
+def inspect(source: Source, load: Load, as_json: Json = False) -> None:
     """Show sizes, rate and burstiness of a workload."""
     try:
-        requests = open_source(source, rate, duration, seed, arrivals)
+        requests = load.requests(source)
         summary = summarise(requests)
     except WorkloadError as error:
         fail(error)
@@ -67,18 +74,16 @@ def inspect(
 
 
 @app.command()
+@with_settings
 def convert(
     source: Source,
     out: Annotated[Path, typer.Argument(help="File to write; .csv or .jsonl.")],
-    rate: Rate = None,
-    duration: Duration = None,
-    seed: Seed = 0,
-    arrivals: Arrivals = None,
+    load: Load,
     as_json: Json = False,
 ) -> None:
     """Write a workload as arrival_s, prompt_tokens, output_tokens."""
     try:
-        requests = open_source(source, rate, duration, seed, arrivals)
+        requests = load.requests(source)
         write_requests(requests, out)
     except WorkloadError as error:
         fail(error)

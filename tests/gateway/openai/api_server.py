@@ -1,12 +1,18 @@
 """A server under test and what stands behind it."""
 
+import asyncio
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
+import uvloop
 from parrot import Parrot
 
 from splitwise.gateway.http.exchange import HttpLimits
+from splitwise.gateway.http.server import listen, serve_http
+from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
@@ -41,8 +47,42 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
 
-class Serve(Protocol):
-    """Starts a server for one test, which ends with it."""
+@contextmanager
+def serving(
+    codec: TextCodec,
+    facts: ModelFacts,
+    limits: HttpLimits,
+    gate: Gate,
+    parrot: Parrot,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Running]:
+    metrics, health = Metrics(MODEL), Health()
+    listener = listen("127.0.0.1", 0)
+    running = Running(listener.getsockname()[1], parrot, metrics, health, facts, codec)
+    loop = uvloop.new_event_loop()
+    stop = asyncio.Event()
+    app = App(parrot, codec, facts, metrics, limits, health, gate)
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(serve_http(app, listener, limits, stop, tls),)
+    )
+    thread.start()
+    try:
+        yield running
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+        assert asyncio.all_tasks(loop) == set()
+        loop.close()
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Starts servers for one test, which end with it."""
+
+    codec: TextCodec
+    facts: ModelFacts
+    servers: ExitStack
 
     def __call__(
         self,
@@ -52,4 +92,14 @@ class Serve(Protocol):
         tls: ssl.SSLContext | None = None,
         codec: TextCodec | None = None,
         facts: ModelFacts | None = None,
-    ) -> Running: ...
+    ) -> Running:
+        return self.servers.enter_context(
+            serving(
+                codec or self.codec,
+                facts or self.facts,
+                limits,
+                gate or Gate(),
+                parrot or Parrot(),
+                tls,
+            )
+        )

@@ -1,26 +1,18 @@
 """A real server on loopback over a parrot, and clients for it."""
 
-import asyncio
-import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import httpx
 import openai
 import pytest
-import uvloop
-from api_server import LIMITS, MODEL, Health, Running, Serve
+from api_server import LIMITS, MODEL, Running, Serve, serving
 from parrot import Parrot
 
 from splitwise.engine.model_files import ModelFolder, read_stop_token_ids
-from splitwise.gateway.http.exchange import HttpLimits
-from splitwise.gateway.http.server import listen, serve_http
-from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.validation import ModelFacts
 from splitwise.gateway.text.codec import TextCodec
-from splitwise.observe.metrics import Metrics
 
 
 @pytest.fixture(scope="session")
@@ -35,35 +27,6 @@ def facts(model_folder: ModelFolder) -> ModelFacts:
     return ModelFacts(MODEL, 2048, 49152, tuple(read_stop_token_ids(model_folder)))
 
 
-@contextmanager
-def serving(
-    codec: TextCodec,
-    facts: ModelFacts,
-    limits: HttpLimits,
-    gate: Gate,
-    parrot: Parrot,
-    tls: ssl.SSLContext | None = None,
-) -> Iterator[Running]:
-    metrics, health = Metrics(MODEL), Health()
-    listener = listen("127.0.0.1", 0)
-    running = Running(listener.getsockname()[1], parrot, metrics, health, facts, codec)
-    loop = uvloop.new_event_loop()
-    stop = asyncio.Event()
-    app = App(parrot, codec, facts, metrics, limits, health, gate)
-    thread = threading.Thread(
-        target=loop.run_until_complete, args=(serve_http(app, listener, limits, stop, tls),)
-    )
-    thread.start()
-    try:
-        yield running
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
-        assert not thread.is_alive(), "the server did not stop"
-        assert asyncio.all_tasks(loop) == set()
-        loop.close()
-
-
 @pytest.fixture(scope="session")
 def running_server(codec: TextCodec, facts: ModelFacts) -> Iterator[Running]:
     with serving(codec, facts, LIMITS, Gate(), Parrot()) as running:
@@ -72,29 +35,8 @@ def running_server(codec: TextCodec, facts: ModelFacts) -> Iterator[Running]:
 
 @pytest.fixture
 def serve(codec: TextCodec, facts: ModelFacts) -> Iterator[Serve]:
-    usual_codec, usual_facts = codec, facts
     with ExitStack() as servers:
-
-        def start(
-            limits: HttpLimits = LIMITS,
-            gate: Gate | None = None,
-            parrot: Parrot | None = None,
-            tls: ssl.SSLContext | None = None,
-            codec: TextCodec | None = None,
-            facts: ModelFacts | None = None,
-        ) -> Running:
-            return servers.enter_context(
-                serving(
-                    codec or usual_codec,
-                    facts or usual_facts,
-                    limits,
-                    gate or Gate(),
-                    parrot or Parrot(),
-                    tls,
-                )
-            )
-
-        yield start
+        yield Serve(codec, facts, servers)
 
 
 @pytest.fixture
