@@ -1,12 +1,8 @@
 """What processes hold: memory and descriptors."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
-
-WAIT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -29,11 +25,3 @@ def descendants(pid: int) -> list[int]:
 
 def holdings(pids: list[int]) -> dict[int, Holdings]:
     return {pid: Holdings.of(pid) for pid in pids}
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what nothing announces."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came to be"
-        time.sleep(0.02)

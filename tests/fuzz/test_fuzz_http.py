@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from holdings import Holdings, descendants, eventually, holdings
+from holdings import Holdings, descendants, holdings
 from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi import checks
@@ -25,6 +25,7 @@ from splitwise.engine.null.tokens import continuation, words_of
 from splitwise.engine.sampling import SamplingParams
 from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
 from splitwise.launch.local_server import running_server
+from waiting import eventually
 
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))
 KEY = {"Authorization": "Bearer the admin key"}

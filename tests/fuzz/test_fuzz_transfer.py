@@ -15,7 +15,7 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 import pytest
-from holdings import Holdings, eventually
+from holdings import Holdings
 from mutations import Garbling, body_of, framed
 from transfer_machines import KEY, LocalMachine, Settings, machines
 
@@ -40,6 +40,7 @@ from splitwise.transfer.frames import (
 )
 from splitwise.transfer.handshake import introduce
 from splitwise.transfer.transports.tcp import PIECE
+from waiting import eventually
 
 LAYOUT = CacheLayout.flat(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
 LENGTH = struct.Struct("!I")

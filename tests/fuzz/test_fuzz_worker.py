@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from engine_rig import EngineRig
-from holdings import Holdings, eventually
+from holdings import Holdings
 from mutations import body_of
 
 from splitwise.engine.model_files import read_model_info, read_stop_token_ids
@@ -30,6 +30,7 @@ from splitwise.protocol.messages import (
 )
 from splitwise.transfer import Arrived, ReceiverAddress, TransferStats
 from splitwise.worker.machine import MachineLimits
+from waiting import eventually
 
 WORDS = words_of(read_model_info(null_model()).vocab_size, read_stop_token_ids(null_model()))
 PROMPT = list(range(4, 40))

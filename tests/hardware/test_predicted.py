@@ -8,16 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from splitwise.hardware import HardwareError, load_profile, predicted
+from splitwise.hardware.roofline_check import LLAMA2_70B
 
-LLAMA_70B = {
+LLAMA_70B = LLAMA2_70B | {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "hidden_size": 8192,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "intermediate_size": 28672,
-    "vocab_size": 32000,
     "torch_dtype": "float16",
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,

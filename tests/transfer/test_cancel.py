@@ -6,17 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from transfer_machines import (
-    TRANSPORTS,
-    Event,
-    LocalMachine,
-    RemoteMachine,
-    Settings,
-    content,
-    eventually,
-    machines,
-    send_all,
-)
+from remote_machine import RemoteMachine
+from transfer_machines import TRANSPORTS, Event, LocalMachine, Settings, content, machines, send_all
 
 from splitwise.transfer import (
     Arrived,
@@ -27,6 +18,7 @@ from splitwise.transfer import (
     Released,
     Sent,
 )
+from waiting import eventually
 
 LAYOUT = CacheLayout.flat(layers=8, blocks=64, block_tokens=16, block_bytes=65_536)
 MARK = 0xA5

@@ -4,13 +4,14 @@ too."""
 import multiprocessing
 import multiprocessing.connection
 import queue
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from transfer_machines import KEY, NEEDS_NIXL, WAIT_S
+from device_memory import DeviceMemory
+from transfer_machines import KEY, NEEDS_NIXL
 
 from splitwise.transfer import Arrived, CacheLayout, KVReceiver, KVSender, ReceiverAddress, Sent
+from waiting import WAIT_S
 
 LAYOUT = CacheLayout.flat(layers=8, blocks=64, block_tokens=16, block_bytes=32_768)
 SOURCE, TARGET = [3, 4, 5, 20, 9], [10, 11, 12, 40, 1]
@@ -25,19 +26,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(_cuda_missing(), reason="no CUDA device here"),
 ]
-
-
-@dataclass
-class DeviceMemory:
-    tensors: list[Any]
-    device: str = "cuda:0"
-
-    @property
-    def nbytes(self) -> int:
-        return sum(int(tensor.numel()) for tensor in self.tensors)
-
-    def close(self) -> None:
-        self.tensors.clear()
 
 
 def device_memory() -> DeviceMemory:

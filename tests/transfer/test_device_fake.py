@@ -1,18 +1,17 @@
 """Caches on a device, played by tensors in host memory: all but CUDA's own calls is what runs."""
 
 import asyncio
-import queue
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from transfer_machines import KEY, WAIT_S, Event, eventually
+from device_memory import DeviceMemory
+from transfer_machines import KEY, MachineEnds
 
 from splitwise.transfer import (
     Arrived,
@@ -33,6 +32,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import Region
 from splitwise.transfer.staging import BUFFERS, Staging
 from splitwise.transfer.transports.cuda_ipc import CudaIpcTransport
+from waiting import eventually
 
 LAYERS, BLOCKS, BLOCK_BYTES = 3, 40, 98_304
 SOURCE = [7, 2, 3, 4, 5, *range(20, 40)]
@@ -44,22 +44,7 @@ APART = CacheLayout(
 ODD = CacheLayout.flat(LAYERS, BLOCKS, 16, 1234)
 
 
-@dataclass
-class FakeDeviceMemory:
-    """``torch.Tensor`` in host memory, said to be on a device."""
-
-    tensors: list[Any]
-    device: str = "cuda:0"
-
-    @property
-    def nbytes(self) -> int:
-        return sum(int(tensor.numel()) for tensor in self.tensors)
-
-    def close(self) -> None:
-        self.tensors.clear()
-
-
-class Machine:
+class Machine(MachineEnds):
     """One whose cache is on the fake device, or in host memory."""
 
     def __init__(
@@ -70,14 +55,14 @@ class Machine:
         on_device: bool = True,
         transport: str | None = None,
     ) -> None:
+        super().__init__()
         sizes = [layout.region_bytes(index) for index in range(len(layout.regions))]
         draw = np.random.default_rng(seed)
         self.regions = [draw.integers(0, 256, size, dtype=np.uint8) for size in sizes]
         """What it holds at first, as flat arrays."""
-        self.events: queue.Queue[Event] = queue.Queue()
         self.memory: Any
         if on_device:
-            self.memory = FakeDeviceMemory([torch.from_numpy(r.copy()) for r in self.regions])
+            self.memory = DeviceMemory([torch.from_numpy(r.copy()) for r in self.regions])
         else:
             self.memory = HostMemory(layout.total_bytes)
             np.frombuffer(self.memory.buffer, np.uint8)[:] = np.concatenate(self.regions)
@@ -88,18 +73,10 @@ class Machine:
         )
 
     def now(self) -> list[npt.NDArray[np.uint8]]:
-        if isinstance(self.memory, FakeDeviceMemory):
+        if isinstance(self.memory, DeviceMemory):
             return [tensor.numpy() for tensor in self.memory.tensors]
         ends = np.cumsum([region.size for region in self.regions])[:-1]
         return np.split(np.frombuffer(self.memory.buffer, np.uint8), ends)
-
-    def event(self) -> Event:
-        return self.events.get(timeout=WAIT_S)
-
-    def close(self) -> None:
-        self.sender.close()
-        self.receiver.close()
-        self.memory.close()
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +90,7 @@ def ipc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handles that a process opens of itself."""
     exported: dict[bytes, Any] = {}
 
-    def export(memory: FakeDeviceMemory) -> list[bytes]:
+    def export(memory: DeviceMemory) -> list[bytes]:
         handles = [str(id(tensor)).encode() for tensor in memory.tensors]
         exported.update(zip(handles, memory.tensors, strict=True))
         return handles

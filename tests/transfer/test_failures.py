@@ -5,13 +5,12 @@ import socket
 
 import numpy as np
 import pytest
+from remote_machine import RemoteMachine
 from transfer_machines import (
     TRANSPORTS,
     LocalMachine,
-    RemoteMachine,
     Settings,
     content,
-    eventually,
     machines,
     send_all,
     warm_up,
@@ -19,6 +18,7 @@ from transfer_machines import (
 
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, Sent
 from splitwise.transfer.address import ReceiverAddress, host_identity
+from waiting import eventually
 
 LAYOUT = CacheLayout.flat(layers=6, blocks=32, block_tokens=16, block_bytes=65_536)
 SHORT = Deadlines(connect_s=0.3, idle_s=0.3)

@@ -8,17 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from transfer_machines import (
-    NEEDS_NIXL,
-    WAIT_S,
-    LocalMachine,
-    RemoteMachine,
-    Settings,
-    content,
-    eventually,
-    machines,
-    warm_up,
-)
+from remote_machine import RemoteMachine
+from transfer_machines import NEEDS_NIXL, LocalMachine, Settings, content, machines, warm_up
 
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, HostMemory, Released
 from splitwise.transfer import windows as windows_module
@@ -27,6 +18,7 @@ from splitwise.transfer.frames import Window
 from splitwise.transfer.host_blocks import HostBlocks
 from splitwise.transfer.pairing import LayoutPair
 from splitwise.transfer.transports.nixl import Agent, NixlTransport, OpenWindow
+from waiting import WAIT_S, eventually
 
 pytestmark = NEEDS_NIXL
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from transfer_machines import TRANSPORTS, LocalMachine, RemoteMachine, Settings, content, eventually
+from remote_machine import RemoteMachine
+from transfer_machines import TRANSPORTS, LocalMachine, Settings, content
 
 from splitwise.transfer import Arrived, CacheLayout, Sent
+from waiting import eventually
 
 LAYOUTS = {
     "small chunks": (CacheLayout.flat(5, 64, 16, 96), CacheLayout.flat(5, 40, 16, 96)),

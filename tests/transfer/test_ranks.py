@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
-from transfer_machines import KEY, WAIT_S, Event, eventually
+from transfer_machines import KEY, Event
 
 from splitwise.transfer import (
     Arrived,
@@ -26,6 +26,7 @@ from splitwise.transfer import (
 from splitwise.transfer.events import OnReceiverEvent, OnSenderEvent
 from splitwise.transfer.layout import Region
 from splitwise.transfer.ranks import Part, heads_of, parts_of
+from waiting import WAIT_S, eventually
 
 LAYERS, BLOCKS, HEADS, K_BYTES = 3, 10, 4, 24
 """``K_BYTES``: a head's keys, and as many for its values, of a block in one layer."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 import numpy as np
 import pytest
-from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, content, eventually, machines
+from transfer_machines import KEY, TRANSPORTS, LocalMachine, Settings, content, machines
 
 from splitwise.protocol.handshake.conversation import Party, initiate
 from splitwise.protocol.handshake.proofs import Purpose
@@ -30,6 +30,7 @@ from splitwise.transfer.frames import (
 )
 from splitwise.transfer.handshake import introduce
 from splitwise.transfer.transports.tcp import PIECE
+from waiting import eventually
 
 LAYOUT = CacheLayout.flat(layers=4, blocks=32, block_tokens=16, block_bytes=1024)
 

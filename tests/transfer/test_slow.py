@@ -8,18 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 from throttle import Throttle
-from transfer_machines import (
-    TRANSPORTS,
-    LocalMachine,
-    Settings,
-    eventually,
-    machines,
-    send_all,
-    warm_up,
-)
+from transfer_machines import TRANSPORTS, LocalMachine, Settings, machines, send_all, warm_up
 
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, Sent
 from splitwise.transfer.outgoing import Outgoing
+from waiting import eventually
 
 PATIENCE_S = 0.5
 IMPATIENT = Deadlines(write_s=PATIENCE_S, answer_s=PATIENCE_S, stop_s=PATIENCE_S, idle_s=PATIENCE_S)

@@ -26,18 +26,19 @@ from splitwise.hardware.roofline import (
 BATCH_TOKENS: Final = 2048
 """Prompts are batched up to here; beyond it the measured engine itself grew slow."""
 
+LLAMA2_70B: Final = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 32000,
+    "dtype": "float16",
+}
+"""Of its config."""
+
 SHAPES: Final[dict[str, ModelShape]] = {
-    "llama2-70b": model_shape(
-        {
-            "hidden_size": 8192,
-            "num_hidden_layers": 80,
-            "num_attention_heads": 64,
-            "num_key_value_heads": 8,
-            "intermediate_size": 28672,
-            "vocab_size": 32000,
-            "dtype": "float16",
-        }
-    ),
+    "llama2-70b": model_shape(LLAMA2_70B),
     "bloom-176b": model_shape(
         {
             "model_type": "bloom",

@@ -38,6 +38,7 @@ from splitwise.gateway.openai.failures import failures_answered
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.generate import Job, Runner
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt
+from splitwise.gateway.openai.unsupported import refuse_unsupported
 from splitwise.gateway.openai.validation import (
     ModelFacts,
     check_model,
@@ -151,6 +152,8 @@ class App:
         prepare: Callable[[T, Front, Origin], Awaitable[Job]],
     ) -> None:
         fields = await decoder.decode(await request.body(self._limits), self._max_token_ids)
+        check_model(fields.model, self._model.name)
+        refuse_unsupported(fields)
         user = fields.safety_identifier or fields.user
         origin = Origin(
             _unique_id(request),

@@ -12,13 +12,11 @@ from splitwise.gateway.openai.rendering import ChatRenderer
 from splitwise.gateway.openai.unsupported import (
     NOTHING,
     is_one_of,
-    refuse_unsupported,
 )
 from splitwise.gateway.openai.validation import (
     check_choices,
     check_logprobs,
     check_max_tokens,
-    check_model,
     check_room,
     check_token_ids,
 )
@@ -38,8 +36,6 @@ async def prepare_chat(request: ChatRequest, front: Front, origin: Origin) -> Jo
     Raises:
         ApiError: 400 or 404, naming the field.
     """
-    check_model(request.model, front.model.name)
-    refuse_unsupported(request)
     logprobs = _logprobs(request, front.limits)
     n = check_choices("n", 1, request.n, front.limits)
     max_tokens = check_max_tokens("max_tokens", request.max_tokens)

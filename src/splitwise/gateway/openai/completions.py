@@ -7,12 +7,10 @@ from splitwise.gateway.openai.generate import Job
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt, make_job
 from splitwise.gateway.openai.protocol import CompletionRequest, Prompt
 from splitwise.gateway.openai.rendering import CompletionRenderer
-from splitwise.gateway.openai.unsupported import refuse_unsupported
 from splitwise.gateway.openai.validation import (
     check_choices,
     check_logprobs,
     check_max_tokens,
-    check_model,
     check_room,
     check_token_ids,
 )
@@ -27,8 +25,6 @@ async def prepare_completion(request: CompletionRequest, front: Front, origin: O
     Raises:
         ApiError: 400 or 404, naming the field.
     """
-    check_model(request.model, front.model.name)
-    refuse_unsupported(request)
     logprobs = None
     if request.logprobs is not None:
         logprobs = check_logprobs("logprobs", request.logprobs, front.limits)
