@@ -2,26 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Final
 
 from transformers import LlamaConfig
 
 from splitwise.engine.model_files import resolve_model
 
-LLAMA_8B = LlamaConfig(
-    architectures=["LlamaForCausalLM"],
-    vocab_size=128256,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    max_position_embeddings=8192,
-)
+FOLDER: Final = Path(__file__).with_name("llama_8b")
+LLAMA_8B = LlamaConfig.from_pretrained(FOLDER)
 
 
 def save_folder(folder: Path) -> Path:
     """A folder for ``splitwise serve --load-format dummy``: config, and the default tokenizer."""
-    LLAMA_8B.save_pretrained(folder)
-    for file in resolve_model(None).path.glob("*token*"):
+    for file in (*FOLDER.glob("*.json"), *resolve_model(None).path.glob("*token*")):
         shutil.copy(file, folder)
     return folder

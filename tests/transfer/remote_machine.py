@@ -11,7 +11,7 @@ from typing import Any
 
 from transfer_machines import Event, LocalMachine, Settings
 
-from splitwise.transfer import ReceiverAddress
+from splitwise.transfer import Failed, ReceiverAddress
 from waiting import WAIT_S
 
 
@@ -80,6 +80,16 @@ class RemoteMachine:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def check_both_ends_fail(prompt: LocalMachine, stopped: RemoteMachine, reason: str) -> None:
+    """The prompt machine gives up for that ``reason``; the stopped one hears of it once it runs."""
+    event = prompt.event()
+    assert isinstance(event, Failed) and reason in event.reason
+    stopped.kill(signal.SIGCONT)
+    failed = stopped.event()
+    assert isinstance(failed, Failed) and "link from prompt" in failed.reason
+    stopped.close()
 
 
 def _machine(

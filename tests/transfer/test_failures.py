@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from remote_machine import RemoteMachine
+from remote_machine import RemoteMachine, check_both_ends_fail
 from transfer_machines import (
     TRANSPORTS,
     LocalMachine,
@@ -89,12 +89,7 @@ def test_a_receiver_that_stops_taking_data_fails_the_transfer() -> None:
         prompt.sender.layer_ready(["t"], 1)
         for layer in range(2, 12):
             prompt.sender.layer_ready(["t"], layer)
-        event = prompt.event()
-        assert isinstance(event, Failed) and "taken no data for 0.3 s" in event.reason
-        token.kill(signal.SIGCONT)
-        failed = token.event()
-        assert isinstance(failed, Failed) and "link from prompt" in failed.reason
-        token.close()
+        check_both_ends_fail(prompt, token, "taken no data for 0.3 s")
 
 
 @pytest.mark.parametrize("layer", [0, 3])

@@ -50,20 +50,24 @@ def hold_prompt(state: Any, one: Any, tokens: int) -> None:
 
 
 @inlined
+def free_memory(state: Any, machine: int, tokens: int) -> None:
+    """So many tokens of a machine's cache are not used any more."""
+    here = state.machines[machine]
+    here.memory_tokens -= tokens
+    here.has_freed = True
+
+
+@inlined
 def leave_prompt_machine(state: Any, one: Any) -> None:
     """The request has nothing more on a prompt machine that is not its token machine too."""
-    here = state.machines[one.prompt_machine]
-    here.memory_tokens -= one.prompt_held_tokens
-    here.has_freed = True
+    free_memory(state, one.prompt_machine, one.prompt_held_tokens)
     one.prompt_held_tokens = 0
 
 
 @inlined
 def leave_token_machine(state: Any, one: Any) -> None:
     """The request has nothing more on its token machine."""
-    here = state.machines[one.token_machine]
-    here.memory_tokens -= one.held_tokens
-    here.has_freed = True
+    free_memory(state, one.token_machine, one.held_tokens)
     one.held_tokens = 0
 
 

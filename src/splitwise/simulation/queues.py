@@ -7,15 +7,21 @@ from splitwise.simulation.state import NONE, Phase
 
 
 @inlined
+def _linked(state: Any, head: int, tail: int, request: int) -> int:
+    """The head of this queue once the request is its tail."""
+    state.requests[request].next = NONE
+    if head == NONE:
+        return request
+    state.requests[tail].next = request
+    return head
+
+
+@inlined
 def append_prompt(state: Any, machine: int, request: int) -> None:
     """A prompt joins the machine's queue."""
     here = state.machines[machine]
     state.requests[request].phase = Phase.QUEUED
-    state.requests[request].next = NONE
-    if here.queue_head == NONE:
-        here.queue_head = request
-    else:
-        state.requests[here.queue_tail].next = request
+    here.queue_head = _linked(state, here.queue_head, here.queue_tail, request)
     here.queue_tail = request
     state.cluster.waiting[machine] += 1
 
@@ -25,11 +31,7 @@ def append_ready(state: Any, machine: int, request: int) -> None:
     """A request whose cache is here waits for its token phase."""
     here = state.machines[machine]
     state.requests[request].phase = Phase.READY
-    state.requests[request].next = NONE
-    if here.ready_head == NONE:
-        here.ready_head = request
-    else:
-        state.requests[here.ready_tail].next = request
+    here.ready_head = _linked(state, here.ready_head, here.ready_tail, request)
     here.ready_tail = request
     state.cluster.waiting[machine] += state.rules.ready_waits
 
