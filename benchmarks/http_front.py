@@ -27,7 +27,8 @@ from rich.table import Table
 from common import environment, write_result
 from splitwise.engine.model_files import read_stop_token_ids, resolve_model
 from splitwise.engine.sampling import Sample
-from splitwise.gateway.http.exchange import Application, HttpLimits
+from splitwise.gateway.http.asgi import Application
+from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
 from splitwise.gateway.openai.app import App
 from splitwise.gateway.openai.validation import ModelFacts

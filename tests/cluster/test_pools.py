@@ -13,7 +13,8 @@ import pytest
 from scripted_cluster import ScriptedCluster, request
 
 from splitwise.gateway.admin import Admin
-from splitwise.gateway.http.exchange import HttpLimits, Receive, Scope, Send
+from splitwise.gateway.http.asgi import Receive, Scope, Send
+from splitwise.gateway.http.exchange import HttpLimits
 from splitwise.gateway.http.server import listen, serve_http
 from splitwise.launch.local_server import running_server
 from splitwise.scheduling.pool import Pool

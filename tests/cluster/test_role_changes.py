@@ -155,19 +155,30 @@ def test_full_token_memory_pulls_a_prompt_machine(build: Build) -> None:
     assert c.pools == "PPT" and c.role_changes == [0, 2, 0]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_under_load_everything_is_served_right_and_everybody_goes_home(
-    build: Build, seed: int
-) -> None:
-    """More than memory holds: requests wait, are preempted, and cross in both directions."""
+def served_under_load(
+    build: Build,
+    seed: int,
+    count: int,
+    orders: dict[int, Callable[[RigCluster], object]] | None = None,
+) -> tuple[RigCluster, list[LiveRequest]]:
+    """A cluster that has served more than its memory holds, and rightly: requests waited, were
+    preempted, and crossed in both directions. ``orders`` come before the request of that number."""
     rng = random.Random(seed)
-    sizes = [(rng.randint(1, 150), rng.randint(1, 40)) for _ in range(30)]
+    sizes = [(rng.randint(1, 150), rng.randint(1, 40)) for _ in range(count)]
     c = build("PPTT", blocks=20)
     requests = []
-    for size in sizes:
+    for number, size in enumerate(sizes):
+        if orders and number in orders:
+            orders[number](c)
         requests.append(c.submit(*size))
         c.run_until(lambda: rng.random() < 0.7)
     assert c.finish(*requests) == unsplit(build, *sizes)
+    return c, requests
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_load_everybody_goes_home(build: Build, seed: int) -> None:
+    c, _ = served_under_load(build, seed, 30)
     assert c.pools == "PPTT" and sum(c.role_changes) > 0
     assert not any(c.cluster.roster.cluster.kv_tokens)
 
@@ -176,24 +187,20 @@ def test_under_load_everything_is_served_right_and_everybody_goes_home(
 def test_machines_are_rehomed_and_drained_under_load_and_nothing_is_lost(
     build: Build, seed: int
 ) -> None:
-    rng = random.Random(seed)
-    sizes = [(rng.randint(1, 150), rng.randint(1, 40)) for _ in range(40)]
-    c = build("PPTT", blocks=20)
+    ran_before = 0
+
+    def drain_m2(c: RigCluster) -> None:
+        nonlocal ran_before
+        ran_before = len(c.rigs[2].machine._tasks)
+        c.cluster.pools.drain("m2")
+
     orders = {
-        8: lambda: c.cluster.pools.set_home("m1", Pool.TOKEN),
-        14: lambda: c.cluster.pools.drain("m2"),
-        20: lambda: c.cluster.pools.set_home("m3", Pool.PROMPT),
-        26: lambda: c.cluster.pools.drain("m0"),
+        8: lambda c: c.cluster.pools.set_home("m1", Pool.TOKEN),
+        14: drain_m2,
+        20: lambda c: c.cluster.pools.set_home("m3", Pool.PROMPT),
+        26: lambda c: c.cluster.pools.drain("m0"),
     }
-    requests, ran_before = [], 0
-    for number, size in enumerate(sizes):
-        if number in orders:
-            orders[number]()
-        requests.append(c.submit(*size))
-        if number == 14:
-            ran_before = len(c.rigs[2].machine._tasks)
-        c.run_until(lambda: rng.random() < 0.7)
-    assert c.finish(*requests) == unsplit(build, *sizes)
+    c, requests = served_under_load(build, seed, 40, orders)
     assert ran_before, "it was drained while it had something to do"
     assert [link.is_told_to_end for link in c.links] == [True, False, True, False]
     assert c.pools == "PTTP"

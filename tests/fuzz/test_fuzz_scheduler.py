@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from good_worker import GoodWorker, expected
 from holdings import Holdings
 from mutations import Garbling, body_of, framed
 from scripted_cluster import MODEL, Link, ScriptedCluster, request
@@ -33,9 +34,7 @@ from splitwise.protocol.messages import (
     Outputs,
     Preempted,
     PromptsStarted,
-    RunPrompt,
     TaskFailed,
-    TaskSpec,
     ToWorker,
     Transferred,
     Welcome,
@@ -43,7 +42,6 @@ from splitwise.protocol.messages import (
 from splitwise.protocol.registration import SCHEDULER_ID, register
 from splitwise.protocol.wire import Wire
 from splitwise.scheduling.pool import Pool
-from splitwise.scheduling.silence import BEAT_PERIOD_S
 from splitwise.transfer import TransferStats
 
 KEY = "the cluster's key"
@@ -56,44 +54,6 @@ STATS = TransferStats("tcp", 1000, 0, 0.1, 3)
 
 def frame(body: bytes) -> bytes:
     return LENGTH.pack(len(body)) + body
-
-
-def expected(position: int) -> int:
-    return position * 7 % 90
-
-
-class GoodWorker:
-    """Runs what it is told, a token a turn of the loop."""
-
-    def __init__(self, wire: Wire[ToWorker]) -> None:
-        self._wire = wire
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def run(self) -> None:
-        beat = asyncio.create_task(self._beat())
-        self._tasks.add(beat)
-        while True:
-            message = await self._wire.receive()
-            if isinstance(message, RunPrompt):
-                assert message.target is None
-                task = asyncio.create_task(self._generate(message.spec))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-
-    async def _beat(self) -> None:
-        while True:
-            self._wire.send(MachineStatus(0, 64, 0, 0))
-            await asyncio.sleep(BEAT_PERIOD_S)
-
-    async def _generate(self, spec: TaskSpec) -> None:
-        self._wire.send(PromptsStarted([spec.task]))
-        for position in range(len(spec.history), spec.max_history_tokens):
-            is_last = position == spec.max_history_tokens - 1
-            finish = FinishReason.LENGTH if is_last else None
-            self._wire.send(
-                Outputs([Output(spec.task, position, Sample(expected(position)), finish)])
-            )
-            await asyncio.sleep(0.001)
 
 
 async def heard(reader: asyncio.StreamReader) -> ToWorker:

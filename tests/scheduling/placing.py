@@ -1,5 +1,7 @@
 """Placement as whoever asks the default does it: the machines, and pools changed for them."""
 
+from functools import partial
+
 from splitwise.scheduling.cluster_state import ClusterState
 from splitwise.scheduling.decision import PlacementRequest, PlacementRules
 from splitwise.scheduling.enacting import has_to_wait, pull
@@ -14,28 +16,17 @@ def place(
     threshold: int,
     may_pull: bool,
     one_token: bool = False,
+    may_wait: bool = False,
 ) -> tuple[int, int]:
     """As the simulator does with a promised cache."""
     request = PlacementRequest(1, 0, 0, prompt_tokens, kv_tokens, one_token)
-    placement = default.place(cluster, request, PlacementRules(threshold, may_pull, False))
-    if placement.prompt == NOBODY:
+    placement = default.place(cluster, request, PlacementRules(threshold, may_pull, may_wait))
+    waits = has_to_wait(cluster, request, placement) if may_wait else placement.prompt == NOBODY
+    if waits:
         return NOBODY, NOBODY
     pull(cluster, placement, not one_token)
     return placement.prompt, placement.prompt if one_token else placement.token
 
 
-def place_if_room(
-    cluster: ClusterState,
-    prompt_tokens: int,
-    kv_tokens: int,
-    one_token: bool,
-    threshold: int,
-    may_pull: bool,
-) -> tuple[int, int]:
-    """As a server does, and the simulator with a grown cache."""
-    request = PlacementRequest(1, 0, 0, prompt_tokens, kv_tokens, one_token)
-    placement = default.place(cluster, request, PlacementRules(threshold, may_pull, True))
-    if has_to_wait(cluster, request, placement):
-        return NOBODY, NOBODY
-    pull(cluster, placement, not one_token)
-    return placement.prompt, placement.prompt if one_token else placement.token
+place_if_room = partial(place, may_wait=True)
+"""As a server does, and the simulator with a grown cache."""

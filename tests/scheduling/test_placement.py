@@ -149,27 +149,27 @@ def test_a_request_that_has_to_wait_pulls_nobody() -> None:
     c = cluster("PT", capacity=1000)
     load(c, 1, kv=950)
     load(c, 0, kv=950)
-    assert place_if_room(c, 50, 51, False, 8192, True) == (NOBODY, NOBODY)
+    assert place_if_room(c, 50, 51, 8192, True) == (NOBODY, NOBODY)
     assert c.pool.tolist() == [Pool.PROMPT, Pool.TOKEN]
     load(c, 0, kv=949)
-    assert place_if_room(c, 50, 51, False, 8192, True) == (0, 0)
+    assert place_if_room(c, 50, 51, 8192, True) == (0, 0)
     assert c.pool.tolist() == [Pool.MIXED, Pool.TOKEN]
 
 
 def test_an_idle_machine_has_room_for_a_request_of_its_whole_cache() -> None:
     c = cluster("PT", capacity=1000)
-    prompt, token = place_if_room(c, 999, 1000, False, 8192, True)
+    prompt, token = place_if_room(c, 999, 1000, 8192, True)
     assert prompt == token != NOBODY
-    assert place_if_room(cluster("M", capacity=1000), 999, 1000, False, 8192, True) == (0, 0)
+    assert place_if_room(cluster("M", capacity=1000), 999, 1000, 8192, True) == (0, 0)
 
 
 def test_a_request_of_one_token_needs_no_token_machine_and_no_room_on_one() -> None:
     c = cluster("TP", capacity=1000)
     load(c, 0, kv=1000)
-    assert place_if_room(c, 500, 501, True, 8192, True) == (1, 1)
+    assert place_if_room(c, 500, 501, 8192, True, True) == (1, 1)
     assert c.pool.tolist() == [Pool.TOKEN, Pool.PROMPT]
     load(c, 1, pending=8000, waiting=1)
-    assert place_if_room(c, 500, 501, True, 8192, True) == (0, 0)  # it helps out with the prompt
+    assert place_if_room(c, 500, 501, 8192, True, True) == (0, 0)  # it helps out with the prompt
     assert c.pool.tolist() == [Pool.MIXED, Pool.PROMPT]
 
 

@@ -61,7 +61,7 @@ def cluster(*rows: tuple[str, int, int, int, int]) -> ClusterState:
 @pytest.mark.parametrize("may_pull", [True, False])
 def test_a_small_full_token_machine_does_not_hide_a_large_one(may_pull: bool) -> None:
     c = cluster(("P", 10_000, 0, 0, 9_950), ("T", 1_000, 4, 0, 1_000), ("T", 10_000, 20, 0, 5_000))
-    assert place_if_room(c, 100, 101, False, 8192, may_pull) == (0, 2)
+    assert place_if_room(c, 100, 101, 8192, may_pull) == (0, 2)
     assert place(c, 100, 200, 8192, may_pull) == (0, 2)
     assert c.role_changes.tolist() == [0, 0, 0]
 
@@ -76,7 +76,7 @@ def test_the_most_room_is_not_the_least_load() -> None:
 
 def test_a_small_full_mixed_machine_does_not_hide_a_large_one() -> None:
     c = cluster(("M", 1_000, 4, 0, 1_000), ("M", 10_000, 20, 0, 5_000))
-    assert place_if_room(c, 100, 101, False, 8192, True) == (1, 1)
+    assert place_if_room(c, 100, 101, 8192, True) == (1, 1)
     assert place(c, 100, 200, 8192, True) == (1, 1)
 
 
@@ -84,7 +84,7 @@ def test_a_small_full_prompt_machine_gives_way_unless_the_large_one_has_a_long_q
     rows = ("P", 1_000, 900, 1, 1_000), ("P", 10_000, 5_000, 1, 5_000), ("T", 10_000, 0, 0, 0)
     c = cluster(*rows)
     assert place(c, 500, 600, 8192, True) == (1, 2)
-    assert place_if_room(c, 500, 501, False, 8192, True) == (1, 2)
+    assert place_if_room(c, 500, 501, 8192, True) == (1, 2)
     c.pending_tokens[1] = 8_000
     rank(c, 1)
     assert place(c, 500, 600, 8192, True) == (0, 2)
@@ -97,7 +97,7 @@ def test_each_phase_goes_to_a_machine_that_could_hold_it() -> None:
     assert place(cluster(*prompts, *tokens), 2_000, 2_200, 8192, False) == (2, 5)
     pulled = cluster(*prompts, *tokens)
     assert choose(pulled, 2_000, 2_200, 8192, True) == (2, 1, True)  # no token machine has room
-    assert place_if_room(cluster(*prompts, *tokens), 900, 901, False, 8192, False) == (0, 3)
+    assert place_if_room(cluster(*prompts, *tokens), 900, 901, 8192, False) == (0, 3)
 
 
 def test_who_computes_both_phases_could_hold_them() -> None:
@@ -119,16 +119,16 @@ def test_by_the_public_simulators_rule_size_does_not_count() -> None:
 
 def test_a_prompt_goes_to_an_empty_queue_before_it_waits() -> None:
     c = cluster(("P", 9_999, 8_000, 1, 0), ("P", 9_999, 9_000, 0, 0), ("T", 9_999, 0, 0, 0))
-    assert place_if_room(c, 500, 501, False, 8192, False) == (1, 2)
-    assert place_if_room(c, 500, 501, True, 8192, False) == (1, 1)
+    assert place_if_room(c, 500, 501, 8192, False) == (1, 2)
+    assert place_if_room(c, 500, 501, 8192, False, True) == (1, 1)
 
 
 def test_an_unsplit_cluster_asks_everybody_before_a_request_waits() -> None:
     """One has no room, one has a long queue, and one has both though no more of either."""
     full, long = ("M", 1_000, 10, 0, 1_000), ("M", 1_000, 8_150, 1, 0)
     fits = ("M", 1_000, 8_000, 1, 800)
-    assert place_if_room(cluster(full, long, fits), 100, 101, False, 8192, True) == (2, 2)
-    assert place_if_room(cluster(full, long), 100, 101, False, 8192, True) == REFUSED
+    assert place_if_room(cluster(full, long, fits), 100, 101, 8192, True) == (2, 2)
+    assert place_if_room(cluster(full, long), 100, 101, 8192, True) == REFUSED
 
 
 # Against scans.
@@ -256,7 +256,7 @@ def test_nobody_waits_while_a_machine_that_may_run_it_has_room(
     c = build(machines)
     before = c.pool.tolist()
     room = Room(machines, prompt, prompt + 1, one_token, may_pull)
-    at, to = place_if_room(c, prompt, prompt + 1, one_token, THRESHOLD, may_pull)
+    at, to = place_if_room(c, prompt, prompt + 1, THRESHOLD, may_pull, one_token)
     assert (at == NOBODY) == (to == NOBODY) == (not room.exists())
     changed = [i for i in range(len(before)) if c.pool[i] != before[i]]
     assert all(i in (at, to) and c.pool[i] == Pool.MIXED for i in changed)

@@ -73,9 +73,9 @@ class GrownReference(ReferenceSimulator):
                 self.cluster,
                 r.prompt,
                 self.count_blocks(r.prompt + 1) * o.block_tokens,
-                r.output == 1,
                 o.queue_threshold_tokens,
                 o.change_roles,
+                r.output == 1,
             )
             if r.at < 0:
                 return

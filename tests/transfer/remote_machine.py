@@ -12,7 +12,7 @@ from typing import Any
 from transfer_machines import Event, LocalMachine, Settings
 
 from splitwise.transfer import Failed, ReceiverAddress
-from waiting import WAIT_S
+from waiting import WAIT_S, eventually
 
 
 class RemoteMachine:
@@ -80,6 +80,15 @@ class RemoteMachine:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def begin_until_stopped(prompt: LocalMachine, token: RemoteMachine) -> None:
+    """Begin a transfer ``t`` whose receiver stops once it was sent something of the first layer."""
+    token.call("receiver.expect", "t", "prompt", [1])
+    prompt.sender.begin("t", token.address, [1])
+    prompt.sender.layer_ready(["t"], 0)
+    eventually(lambda: prompt.sender._transfers["t"].puts > 0)
+    token.kill(signal.SIGSTOP)
 
 
 def check_both_ends_fail(prompt: LocalMachine, stopped: RemoteMachine, reason: str) -> None:

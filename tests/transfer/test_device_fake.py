@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from device_memory import DeviceMemory
-from transfer_machines import KEY, MachineEnds
+from transfer_machines import MachineEnds, Settings
 
 from splitwise.transfer import (
     Arrived,
@@ -19,8 +19,6 @@ from splitwise.transfer import (
     Cancelled,
     Failed,
     HostMemory,
-    KVReceiver,
-    KVSender,
     Released,
     Sent,
 )
@@ -55,22 +53,17 @@ class Machine(MachineEnds):
         on_device: bool = True,
         transport: str | None = None,
     ) -> None:
-        super().__init__()
         sizes = [layout.region_bytes(index) for index in range(len(layout.regions))]
         draw = np.random.default_rng(seed)
         self.regions = [draw.integers(0, 256, size, dtype=np.uint8) for size in sizes]
         """What it holds at first, as flat arrays."""
-        self.memory: Any
+        memory: Any
         if on_device:
-            self.memory = DeviceMemory([torch.from_numpy(r.copy()) for r in self.regions])
+            memory = DeviceMemory([torch.from_numpy(r.copy()) for r in self.regions])
         else:
-            self.memory = HostMemory(layout.total_bytes)
-            np.frombuffer(self.memory.buffer, np.uint8)[:] = np.concatenate(self.regions)
-        report = self.events.put
-        self.receiver = KVReceiver(self.memory, layout, name, KEY, report)
-        self.sender = KVSender(
-            self.memory, layout, name, KEY, report, transport=transport, checksum=True
-        )
+            memory = HostMemory(layout.total_bytes)
+            np.frombuffer(memory.buffer, np.uint8)[:] = np.concatenate(self.regions)
+        super().__init__(memory, Settings(name, layout, seed, transport=transport, checksum=True))
 
     def now(self) -> list[npt.NDArray[np.uint8]]:
         if isinstance(self.memory, DeviceMemory):

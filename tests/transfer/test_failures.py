@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from remote_machine import RemoteMachine, check_both_ends_fail
+from remote_machine import RemoteMachine, begin_until_stopped, check_both_ends_fail
 from transfer_machines import (
     TRANSPORTS,
     LocalMachine,
@@ -141,11 +141,7 @@ def test_an_answer_that_never_comes_runs_into_the_deadline() -> None:
     token = RemoteMachine(Settings("token", LAYOUT, 2))
     deadlines = Deadlines(answer_s=0.2)
     with machines(Settings("prompt", LAYOUT, 1, deadlines=deadlines)) as (prompt,):
-        token.call("receiver.expect", "t", "prompt", [1])
-        prompt.sender.begin("t", token.address, [1])
-        prompt.sender.layer_ready(["t"], 0)
-        eventually(lambda: prompt.sender._transfers["t"].puts > 0)
-        token.kill(signal.SIGSTOP)
+        begin_until_stopped(prompt, token)
         prompt.sender.finish("t", b"")
         assert prompt.event() == Failed("t", "waited too long for token to answer")
         token.close()

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from remote_machine import RemoteMachine, check_both_ends_fail
+from remote_machine import RemoteMachine, begin_until_stopped, check_both_ends_fail
 from transfer_machines import NEEDS_NIXL, LocalMachine, Settings, content, machines, warm_up
 
 from splitwise.transfer import Arrived, CacheLayout, Deadlines, Failed, HostMemory, Released
@@ -156,11 +156,7 @@ def test_a_receiver_that_takes_nothing_fails_the_transfer_at_both_ends() -> None
     token = RemoteMachine(Settings("token", LARGE, 2))
     settings = Settings("prompt", LARGE, 1, transport="nixl", deadlines=Deadlines(write_s=0.5))
     with machines(settings) as (prompt,):
-        token.call("receiver.expect", "t", "prompt", [1])
-        prompt.sender.begin("t", token.address, [1])
-        prompt.sender.layer_ready(["t"], 0)
-        eventually(lambda: prompt.sender._transfers["t"].puts > 0)
-        token.kill(signal.SIGSTOP)
+        begin_until_stopped(prompt, token)
         prompt.sender.finish("t", b"")
         check_both_ends_fail(prompt, token, "taken no data for 0.5 s")
 

@@ -65,14 +65,31 @@ def content(settings: Settings) -> npt.NDArray[np.uint8]:
 
 
 class MachineEnds:
-    """Cache, sender and receiver. ``events`` holds what either has reported."""
+    """A cache with a receiver, which listens, and a sender; ``events`` holds what either has
+    reported."""
 
-    memory: CacheMemory
-    receiver: KVReceiver
-    sender: KVSender
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        memory: CacheMemory,
+        settings: Settings,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
+        self.memory = memory
+
+        def end(make: Callable[..., Any], **own: Any) -> Any:
+            return make(
+                *(memory, settings.layout, settings.machine_id, settings.key),
+                on_event or self.events.put,
+                deadlines=settings.deadlines,
+                tls=settings.tls,
+                **own,
+            )
+
+        self.receiver: KVReceiver = end(KVReceiver, transports=settings.transports)
+        self.sender: KVSender = end(
+            KVSender, transport=settings.transport, checksum=settings.checksum
+        )
 
     def event(self) -> Event:
         return self.events.get(timeout=WAIT_S)
@@ -87,28 +104,16 @@ class LocalMachine(MachineEnds):
     """Of ``settings``, its cache in host memory."""
 
     def __init__(self, settings: Settings, on_event: Callable[[Event], None] | None = None) -> None:
-        super().__init__()
         layout = settings.layout
         self.settings = settings
-        self.memory = HostMemory(layout.total_bytes)
-        self.cache = np.frombuffer(self.memory.buffer, np.uint8).reshape(
+        self.first: Callable[[Event], None] | None = None
+        """Called with each event at once, on the thread that reports it."""
+        memory = HostMemory(layout.total_bytes)
+        self.cache = np.frombuffer(memory.buffer, np.uint8).reshape(
             layout.layers, layout.blocks, layout.block_bytes(0)
         )
         self.cache[:] = content(settings)
-        report = on_event or self._report
-        self.first: Callable[[Event], None] | None = None
-        """Called with each event at once, on the thread that reports it."""
-
-        def end(make: Callable[..., Any], **own: Any) -> Any:
-            return make(
-                *(self.memory, layout, settings.machine_id, settings.key, report),
-                deadlines=settings.deadlines,
-                tls=settings.tls,
-                **own,
-            )
-
-        self.receiver = end(KVReceiver, transports=settings.transports)
-        self.sender = end(KVSender, transport=settings.transport, checksum=settings.checksum)
+        super().__init__(memory, settings, on_event or self._report)
 
     @property
     def address(self) -> ReceiverAddress:

@@ -15,15 +15,8 @@ from typing import Final
 import msgspec
 
 from splitwise.cluster.pools import MachineView, PoolError, Pools, UnknownMachine
-from splitwise.gateway.http.exchange import (
-    Application,
-    HttpLimits,
-    Receive,
-    Reply,
-    Request,
-    Scope,
-    Send,
-)
+from splitwise.gateway.http.asgi import Application, Receive, Scope, Send
+from splitwise.gateway.http.exchange import HttpLimits, Reply, Request
 from splitwise.gateway.openai.errors import ApiError, invalid
 from splitwise.gateway.openai.failures import failures_answered
 from splitwise.gateway.openai.validation import decode

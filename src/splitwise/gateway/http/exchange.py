@@ -13,21 +13,15 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from splitwise.gateway.api_keys import Tenant
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+from splitwise.gateway.http.asgi import Headers, Receive, Scope, Send
 
 MAX_REQUEST_ID_CHARS: Final = 128
 DEPARTURE: Final = "splitwise.departure"

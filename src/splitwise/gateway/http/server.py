@@ -18,8 +18,9 @@ from typing import Final
 
 import uvicorn
 
+from splitwise.gateway.http.asgi import Application
 from splitwise.gateway.http.connection import Connection, Room
-from splitwise.gateway.http.exchange import Application, HttpLimits
+from splitwise.gateway.http.exchange import HttpLimits
 
 log = logging.getLogger(__name__)
 

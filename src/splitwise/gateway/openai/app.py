@@ -20,14 +20,8 @@ import msgspec
 
 from splitwise import __version__
 from splitwise.gateway.description import describe
-from splitwise.gateway.http.exchange import (
-    HttpLimits,
-    Receive,
-    Reply,
-    Request,
-    Scope,
-    Send,
-)
+from splitwise.gateway.http.asgi import Receive, Scope, Send
+from splitwise.gateway.http.exchange import HttpLimits, Reply, Request
 from splitwise.gateway.openai import protocol
 from splitwise.gateway.openai.bodies import BodyDecoder
 from splitwise.gateway.openai.chat import chat_prompt, prepare_chat

@@ -5,13 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from splitwise.gateway.http.exchange import (
-    BodyTimeout,
-    BodyTooLarge,
-    Headers,
-    HttpLimits,
-    UpgradeAsked,
-)
+from splitwise.gateway.http.asgi import Headers
+from splitwise.gateway.http.exchange import BodyTimeout, BodyTooLarge, HttpLimits, UpgradeAsked
 from splitwise.protocol.generation import GenerationFailed, Overloaded, Unavailable
 
 
