@@ -46,7 +46,6 @@ from splitwise.protocol.messages import (
     Transferred,
 )
 from splitwise.scheduling import batching, isolation
-from splitwise.scheduling.decision import RunningRequest
 from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.transfer import (
     Arrived,
@@ -62,7 +61,7 @@ from splitwise.worker.departures import Departures
 from splitwise.worker.fitness import unfit_reason
 from splitwise.worker.runner import Command
 from splitwise.worker.task import Task, TaskState, alike
-from splitwise.worker.trial import EngineFailed, try_engine
+from splitwise.worker.trial import EngineFailed, Trials, try_engine
 from splitwise.worker.victims import Victims
 
 log = logging.getLogger(__name__)
@@ -107,14 +106,13 @@ class Machine:
         self._receiver = receiver
         self._emit = emit
         self._limits = limits
-        self._victims = Victims(policy)
+        self._victims = Victims(policy, engine.layout)
         self._pool = BlockPool(engine.layout.blocks)
         self._tasks: dict[int, Task] = {}
         self._prompts: deque[Task] = deque()
         self._newcomers: deque[Task] = deque()
         self._running: list[Task] = []
-        self._trials: deque[Sequence[Task]] = deque()
-        """Decodes of iterations that failed, each to be run again by itself (``_isolate``)."""
+        self._trials = Trials()
         self._arrivals = 0
         self._cancelled: set[int] = set()
         self._leaving: set[int] = set()
@@ -273,27 +271,11 @@ class Machine:
         blocks_for = self._engine.layout.blocks_for
         full = [task for task in self._running if blocks_for(len(task.history)) > len(task.blocks)]
         if len(full) > self._pool.free_count:
-            self._preempt_for_growth()
+            for victim in self._victims.for_growth(self._running, self._pool.free_count):
+                self._preempt(victim)
             full = [task for task in full if task.state is TaskState.RUNNING]
         for task in full:
             self._take_blocks(task, 1)
-
-    def _preempt_for_growth(self) -> None:
-        running = list(self._running)
-        needed = [self._engine.layout.blocks_for(len(task.history)) for task in running]
-        held = [len(task.blocks) for task in running]
-        ranks = [self._rank(i, held[i], needed[i]) for i in range(len(running))]
-        going_on = batching.choose_victims(ranks, needed, held, self._pool.free_count)
-        for *_, i in reversed(ranks[going_on:]):
-            self._preempt(running[i])
-
-    def _rank(self, i: int, held: int, needed: int) -> tuple[int, ...]:
-        """How soon a running task gives its blocks up; the last number is its place."""
-        task, block_tokens = self._running[i], self._engine.layout.block_tokens
-        request = RunningRequest(
-            task.spec.number, task.spec.priority, held * block_tokens, needed * block_tokens
-        )
-        return self._victims.rank(request), *task.rank, i
 
     def _preempt(self, victim: Task) -> None:
         # Not _free: the block is for a running task, not for a newcomer.
@@ -312,7 +294,7 @@ class Machine:
             EngineFailed: the engine cannot run anything any more.
         """
         self._grow()
-        decodes = self._next_trial()
+        decodes = self._trials.next(self._is_here)
         prompts = [] if decodes else self._start_prompts()
         decodes = decodes or self._decodes(prompts)
         batch = [*prompts, *decodes]
@@ -334,14 +316,6 @@ class Machine:
             return True
         self._isolate(prompts, decodes, failure)
         return True
-
-    def _next_trial(self) -> Sequence[Task]:
-        """The decodes that are to be tried next by themselves, if any still run."""
-        while self._trials:
-            group = [task for task in self._trials.popleft() if self._is_here(task)]
-            if group:
-                return group
-        return []
 
     def _is_here(self, task: Task) -> bool:
         """Whether the task has not been cancelled or preempted meanwhile."""
@@ -464,22 +438,14 @@ class Machine:
         except EngineFailed:
             self._fail([*prompts, *decodes], reason, in_company)
             raise
-        if prompts:
-            self._fail(prompts, reason, in_company)
-            self._trials.append(decodes)
-        elif in_company:
-            self._trials.extendleft(isolation.halves(decodes))
-        else:
-            self._fail(decodes, reason, in_company)
+        self._fail(self._trials.after(prompts, decodes), reason, in_company)
 
     def _try_engine(self, prompts: Sequence[Task], failure: str) -> None:
         if prompts:  # they are given up, and their caches with them
             try_engine(self._engine, prompts[0].blocks[0], failure)
             return
         if self._pool.free_count == 0:
-            held = [len(task.blocks) for task in self._running]
-            ranks = [self._rank(i, held[i], held[i]) for i in range(len(held))]
-            self._preempt(self._running[batching.pick_victim(ranks)])
+            self._preempt(self._victims.for_block(self._running))
         [block] = self._pool.allocate(1) or []
         try:
             try_engine(self._engine, block, failure)

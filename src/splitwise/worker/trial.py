@@ -1,13 +1,48 @@
-"""Work of a machine's own, by which it tells a sick engine from a request that it cannot run."""
+"""After an iteration that failed: work of the machine's own, by which it tells a sick engine from a
+request that it cannot run, and what is tried by itself (the steps: ``scheduling.isolation``).
+
+1. ``try_engine`` right after the failure. If the engine is sick nothing else is tried.
+2. ``Trials.after`` says who failed for good, and keeps the others.
+3. Those come one group an iteration (``Trials.next``), before any prompt.
+"""
 
 import logging
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from splitwise.engine.base import Engine, Work
 from splitwise.engine.sampling import SamplingParams
-from splitwise.scheduling.isolation import TRIAL_PAUSES_S
+from splitwise.scheduling.isolation import TRIAL_PAUSES_S, halves
+from splitwise.worker.task import Task
 
 log = logging.getLogger(__name__)
+
+
+class Trials:
+    """Decodes of iterations that failed, each group to be run again by itself."""
+
+    def __init__(self) -> None:
+        self._groups: deque[Sequence[Task]] = deque()
+
+    def after(self, prompts: Sequence[Task], decodes: Sequence[Task]) -> Sequence[Task]:
+        """An iteration of a sound engine failed; returns those who are not tried again."""
+        if prompts:
+            self._groups.append(decodes)
+            return prompts
+        if len(decodes) == 1:
+            return decodes
+        self._groups.extendleft(halves(decodes))
+        return []
+
+    def next(self, is_here: Callable[[Task], bool]) -> Sequence[Task]:
+        """The decodes that are to be tried next, those of them who still run; none if there are no
+        such."""
+        while self._groups:
+            group = [task for task in self._groups.popleft() if is_here(task)]
+            if group:
+                return group
+        return []
 
 
 class EngineFailed(Exception):
