@@ -12,7 +12,7 @@ The life of a task here (states: ``TaskState``):
 4. ``Expect`` puts it into ``_newcomers`` (consumer: ``_reserve``): UNRESERVED. With blocks
    reserved and promised to the prompt machine it is EXPECTED.
 5. ``Arrived`` moves it into ``_running``: RUNNING, one token an iteration, but for those that
-   prompts preempt (``_decodes``).
+   prompts preempt (``seating``).
 6. A stop token, the length, a cancel, a failure or a preemption ends it. An iteration that fails
    ends its prompts; decodes keep their caches and are tried again (``isolation``). Once the device
    has passed what such an iteration had queued ``_free`` gives the blocks back, once; where a
@@ -25,7 +25,6 @@ Everything runs on one thread, the engine's. ``handle`` and ``iterate`` are call
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import msgspec
 
@@ -45,7 +44,7 @@ from splitwise.protocol.messages import (
     TaskSpec,
     Transferred,
 )
-from splitwise.scheduling import batching, isolation
+from splitwise.scheduling import batching
 from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.transfer import (
     Arrived,
@@ -60,6 +59,7 @@ from splitwise.transfer import (
 from splitwise.worker.departures import Departures
 from splitwise.worker.fitness import unfit_reason
 from splitwise.worker.runner import Command
+from splitwise.worker.seating import Seating
 from splitwise.worker.task import Task, TaskState, alike
 from splitwise.worker.trial import EngineFailed, Trials, try_engine
 from splitwise.worker.victims import Victims
@@ -105,7 +105,9 @@ class Machine:
         )
         self._receiver = receiver
         self._emit = emit
-        self._limits = limits
+        self._seating = Seating(
+            limits.batch_requests, limits.prompt_batch_tokens, limits.max_preemptions
+        )
         self._victims = Victims(policy, engine.layout)
         self._pool = BlockPool(engine.layout.blocks)
         self._tasks: dict[int, Task] = {}
@@ -296,7 +298,7 @@ class Machine:
         self._grow()
         decodes = self._trials.next(self._is_here)
         prompts = [] if decodes else self._start_prompts()
-        decodes = decodes or self._decodes(prompts)
+        decodes = decodes or self._seating.decodes(self._running, prompts)
         batch = [*prompts, *decodes]
         if not batch:
             return False
@@ -325,21 +327,11 @@ class Machine:
         """Move the prompts of the next iteration out of the queue and give them blocks."""
         if not self._prompts:
             return []
-        limits = self._limits
-        aged = self._order_running()
-        if aged and self._prompts[0].spec.alone:
-            return []
-        head = list(islice(self._prompts, limits.batch_requests))
-        head = head[: isolation.count_company([task.spec.alone for task in head])]
+        self._running, aged = self._seating.order(self._running)
+        head = self._seating.company(self._prompts, aged)
         needed = [self._engine.layout.blocks_for(len(task.history)) for task in head]
-        count = batching.count_prompts(
-            _computed_tokens(head),
-            needed,
-            self._pool.free_count - len(self._running),
-            aged,
-            limits.batch_requests,
-            limits.prompt_batch_tokens,
-        )
+        free = self._pool.free_count - len(self._running)
+        count = self._seating.count_prompts(head, needed, free, aged)
         started = [self._prompts.popleft() for _ in range(count)]
         for task, blocks in zip(started, needed, strict=False):
             self._take_blocks(task, blocks)
@@ -348,35 +340,6 @@ class Machine:
         if started:
             self._emit(PromptsStarted([task.id for task in started]))
         return started
-
-    def _order_running(self) -> int:
-        """Order the running tasks as prompts are about to take places; returns how many are aged.
-        Newcomers, who were not preempted, stand last."""
-        skips = [task.skips for task in self._running]
-        if not any(skips):
-            return 0
-        order = [0] * len(skips)
-        aged = batching.order_running(skips, self._limits.max_preemptions, order)
-        self._running = [self._running[i] for i in order]
-        return aged
-
-    def _decodes(self, prompts: list[Task]) -> list[Task]:
-        """The running tasks that have a place beside ``prompts``; the others among them that had
-        one before are preempted for this iteration."""
-        places = batching.decode_places(
-            len(prompts),
-            sum(_computed_tokens(prompts)),
-            self._limits.batch_requests,
-            self._limits.prompt_batch_tokens,
-        )
-        if prompts and prompts[0].spec.alone:
-            places = 0
-        seated = self._running[:places]
-        for task in seated:
-            task.has_place, task.skips = True, 0
-        for task in self._running[places:]:
-            task.skips += task.has_place
-        return seated
 
     def _step(self, prompts: Sequence[Task], decodes: Sequence[Task]) -> list[Sample]:
         works = [task.prompt_work(like) for task, like in zip(prompts, alike(prompts), strict=True)]
@@ -457,11 +420,3 @@ class Machine:
             if self._is_here(task):
                 self._emit(TaskFailed(task.id, reason, in_transfer=False, in_company=in_company))
                 self._cancel(task.id)
-
-
-def _computed_tokens(prompts: Sequence[Task]) -> list[int]:
-    """The tokens of each prompt that an iteration computes: none of one that another is like."""
-    return [
-        len(task.history) if like is None else 0
-        for task, like in zip(prompts, alike(prompts), strict=True)
-    ]

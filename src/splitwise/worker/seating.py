@@ -1,0 +1,79 @@
+"""Who has a place in a machine's next iteration (the rules: ``batching``, ``isolation``).
+
+1. ``order``, as prompts are about to take places: the running who were left out long enough stand
+   first, and keep theirs.
+2. ``company`` and ``count_prompts`` say how many of the prompts that wait come in.
+3. ``decodes`` seats the running beside them, and counts how long the others have been left out.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from splitwise.scheduling import batching, isolation
+from splitwise.worker.task import Task, alike
+
+
+class Seating:
+    """Composes iterations of ``batch_requests`` requests at most, whose prompts have
+    ``prompt_batch_tokens`` tokens together."""
+
+    def __init__(self, batch_requests: int, prompt_batch_tokens: int, max_preemptions: int) -> None:
+        self._batch_requests = batch_requests
+        self._prompt_batch_tokens = prompt_batch_tokens
+        self._max_preemptions = max_preemptions
+
+    def order(self, running: list[Task]) -> tuple[list[Task], int]:
+        """The running tasks in the order of their claims, and how many of them are aged.
+        Newcomers, who were not preempted, stand last."""
+        skips = [task.skips for task in running]
+        if not any(skips):
+            return running, 0
+        order = [0] * len(skips)
+        aged = batching.order_running(skips, self._max_preemptions, order)
+        return [running[i] for i in order], aged
+
+    def company(self, waiting: Sequence[Task], aged: int) -> list[Task]:
+        """The prompts at the head of the queue that may share an iteration, with so many aged."""
+        if aged and waiting[0].spec.alone:
+            return []
+        head = list(islice(waiting, self._batch_requests))
+        return head[: isolation.count_company([task.spec.alone for task in head])]
+
+    def count_prompts(
+        self, head: Sequence[Task], needed_blocks: list[int], free_blocks: int, aged: int
+    ) -> int:
+        """How many of the prompts at the head come in, in the blocks that are to be had."""
+        return batching.count_prompts(
+            _computed_tokens(head),
+            needed_blocks,
+            free_blocks,
+            aged,
+            self._batch_requests,
+            self._prompt_batch_tokens,
+        )
+
+    def decodes(self, running: Sequence[Task], prompts: Sequence[Task]) -> list[Task]:
+        """The running tasks that have a place beside ``prompts``; the others among them that had
+        one before are preempted for this iteration."""
+        places = batching.decode_places(
+            len(prompts),
+            sum(_computed_tokens(prompts)),
+            self._batch_requests,
+            self._prompt_batch_tokens,
+        )
+        if prompts and prompts[0].spec.alone:
+            places = 0
+        seated = list(running[:places])
+        for task in seated:
+            task.has_place, task.skips = True, 0
+        for task in running[places:]:
+            task.skips += task.has_place
+        return seated
+
+
+def _computed_tokens(prompts: Sequence[Task]) -> list[int]:
+    """The tokens of each prompt that an iteration computes: none of one that another is like."""
+    return [
+        len(task.history) if like is None else 0
+        for task, like in zip(prompts, alike(prompts), strict=True)
+    ]
