@@ -5,6 +5,7 @@ import time
 import pytest
 from scripted_cluster import STOP, ScriptedCluster, request
 
+from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.request import LiveRequest, RequestState
 from splitwise.protocol.generation import GenerationFailed
 from splitwise.protocol.messages import Expect, Preempted, RunPrompt, TaskFailed
@@ -216,3 +217,42 @@ def test_quarantines_grow_as_long_as_the_machine_is_not_well() -> None:
     assert lasted == [5, 10, 20, 40]
     now_s += 41
     assert record.keep_out(now_s) - now_s == 5
+
+
+async def test_a_machine_that_goes_under_several_is_charged_to_none_of_them() -> None:
+    """Killed or starved hosts, one after the other, give nobody up; with a machine for itself a
+    request is what went wrong there, sooner or later."""
+    f = ScriptedCluster(Pool.MIXED, limits=ClusterLimits(max_failures=3))
+    lives = [f.cluster.submit(request()) for _ in range(2)]
+    for _ in range(5):
+        f.cluster.lose(0)
+        assert [live.state for live in lives] == [RequestState.WAITING] * 2
+        f.cluster.join(f.links[0])
+    assert [live.failures for live in lives] == [0, 0]
+    lives[1].cancel()
+    for _ in range(3):
+        f.cluster.lose(0)
+        f.cluster.join(f.links[0])
+    with pytest.raises(GenerationFailed):
+        await lives[0].next()
+    f.assert_idle()
+
+
+async def test_hosts_that_say_nothing_are_no_sign_against_who_runs_alone() -> None:
+    """A starved host is silent whatever runs there; one that ends under a lone prompt is a sign."""
+    f = ScriptedCluster(Pool.MIXED, Pool.MIXED)
+    live = f.cluster.submit(request())
+    for _ in range(6):
+        machine = live.prompt_machine
+        f.started(machine, live.task)
+        f.cluster.suspect(machine)
+        f.cluster.heard_again(machine)
+    assert live.is_alone and live.state is RequestState.PROMPT
+    for _ in range(3):
+        machine = live.prompt_machine
+        f.started(machine, live.task)
+        f.cluster.lose(machine)
+        f.cluster.join(f.links[machine])
+    with pytest.raises(GenerationFailed):
+        await live.next()
+    f.assert_idle()

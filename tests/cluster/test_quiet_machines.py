@@ -58,7 +58,7 @@ def test_a_quiet_machine_that_is_lost_and_joins_again_is_used() -> None:
     f = ScriptedCluster(Pool.MIXED, Pool.MIXED)
     live = f.cluster.submit(request())
     f.cluster.suspect(live.prompt_machine)
-    assert live.failures == 1
+    assert live.failures == 0  # a starved host says nothing of its requests
     f.cluster.lose(0)
     assert live.failures == 1 and live.prompt_machine == 1
     f.cluster.join(Link("m0", Pool.MIXED))

@@ -45,3 +45,14 @@ def test_who_fails_alone_is_given_up_sooner() -> None:
         alone, unlucky = alone.failed(was_alone=True), unlucky.failed()
     assert alone.is_enough(max_failures=8) and not unlucky.is_enough(max_failures=8)
     assert unlucky.is_enough(max_failures=3)
+
+
+def test_machines_that_go_under_many_are_charged_to_nobody_for_long() -> None:
+    count = NO_FAILURES
+    for lost in range(1, 9):
+        count = count.lost_a_machine()
+        assert count.charged == 0
+        assert count.is_suspect == (lost >= 2)
+    for _ in range(8):
+        count = count.lost_a_machine()
+    assert count.is_enough(max_failures=8)

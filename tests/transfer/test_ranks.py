@@ -213,7 +213,9 @@ def test_a_cancel_ends_all_parts_in_one_event() -> None:
         prompt.sender.layer_ready(["t"], 0)
         eventually(lambda: parts_granted(token) == 4)
         token.receiver.cancel("t")
-        assert token.event() == Released("t")
+        ended = token.event()
+        # The sender, told of one part, may give up another before the receiver comes to that.
+        assert isinstance(ended, Released | Failed) and ended.transfer_id == "t"
         assert isinstance(prompt.event(), Failed)
         token.receiver.expect("u", "prompt", 2, TARGET)
         prompt.sender.begin("u", token.receiver.addresses, SOURCE)

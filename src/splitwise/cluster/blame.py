@@ -39,11 +39,21 @@ class Blame:
         for machine in (live.prompt_machine, live.token_machine):
             self._quarantine.failed(machine, live.number, True, now_s)
 
-    def machine_lost(self, machine: int, live: LiveRequest) -> None:
-        """A machine that it needs is gone, or says nothing."""
+    def machine_lost(self, machine: int, live: LiveRequest, in_company: bool) -> None:
+        """A machine that it needs is gone; ``in_company`` of other requests."""
         live.attempt_failed()
         is_there = live.is_at_prompt and machine == live.prompt_machine
-        live.failure_count = live.failure_count.failed(was_alone=live.is_alone and is_there)
+        was_alone = live.is_alone and is_there
+        count = live.failure_count
+        if in_company and not was_alone:
+            live.failure_count = count.lost_a_machine()
+        else:
+            live.failure_count = count.failed(was_alone)
+
+    def machine_silent(self, live: LiveRequest) -> None:
+        """A machine that it needs says nothing: a host that is starved or cut off, most likely."""
+        live.attempt_failed()
+        live.failure_count = live.failure_count.lost_a_machine()
 
     def preempted(self, machine: int, live: LiveRequest) -> None:
         """No failure: as long as each attempt brings a token it does not go on for ever."""

@@ -232,7 +232,10 @@ class ClusterScheduler:
         self.pools.left(index)
         needing = self._attempts.needing(index)
         self._quarantine.lost(index, was_busy=bool(needing))
-        self._take_from(index, needing, f"machine {name} was lost")
+        for live in needing:
+            self._blame.machine_lost(index, live, in_company=len(needing) > 1)
+            self._retry(live, f"machine {name} was lost")
+        self._dispatch()
 
     def suspect(self, index: int) -> None:
         """A machine says nothing: it gets nothing new, and what it was needed for is taken up again
@@ -240,18 +243,15 @@ class ClusterScheduler:
         name = self.roster.names[index]
         log.warning("machine %s says nothing: its requests go on elsewhere", name)
         self.pools.set_quiet(index, True)
-        self._take_from(index, self._attempts.needing(index), f"machine {name} said nothing")
+        for live in self._attempts.needing(index):
+            self._blame.machine_silent(live)
+            self._retry(live, f"machine {name} said nothing")
+        self._dispatch()
 
     def heard_again(self, index: int) -> None:
         """A machine that was suspected says something."""
         log.info("machine %s is heard again", self.roster.names[index])
         self.pools.set_quiet(index, False)
-
-    def _take_from(self, index: int, needing: list[LiveRequest], reason: str) -> None:
-        for live in needing:
-            self._blame.machine_lost(index, live)
-            self._retry(live, reason)
-        self._dispatch()
 
     def receive(self, index: int, message: ToScheduler) -> None:
         """Take in what machine ``index`` says.

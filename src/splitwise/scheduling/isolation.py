@@ -20,6 +20,10 @@ that breaks the engines it runs on must not go through them all."""
 MAX_FRUITLESS_PREEMPTIONS: Final = 16
 """Preemptions in a row before any token came, past which each counts as a failure: a machine that
 preempts whatever it is given must not have a request tried for ever."""
+MAX_MACHINES_LOST: Final = 8
+"""Machines in a row that went under it and others, past which each counts as a failure. Hosts are
+killed, cut off and starved, and the requests on them are seldom the reason; but one that brings
+down each token machine it comes to must not go on for ever."""
 
 T = TypeVar("T")
 
@@ -34,6 +38,8 @@ class FailureCount(NamedTuple):
     alone: int = 0
     """In iterations of its own; charged as well."""
     fruitless_preemptions: int = 0
+    machines_lost: int = 0
+    """Those that others ran on, too."""
 
     def failed_in_company(self) -> "FailureCount":
         """Not charged while it is one of several and no suspect: others may be to blame."""
@@ -41,8 +47,15 @@ class FailureCount(NamedTuple):
         return self._replace(charged=self.charged + is_charged, in_company=self.in_company + 1)
 
     def failed(self, was_alone: bool = False) -> "FailureCount":
-        """It failed by itself, or with its machine."""
+        """It failed by itself, or with a machine that it had for itself."""
         return self._replace(charged=self.charged + 1, alone=self.alone + was_alone)
+
+    def lost_a_machine(self) -> "FailureCount":
+        """A machine that others ran on, too, is gone or says nothing."""
+        is_charged = self.machines_lost >= MAX_MACHINES_LOST
+        return self._replace(
+            charged=self.charged + is_charged, machines_lost=self.machines_lost + 1
+        )
 
     def preempted_for_nothing(self) -> "FailureCount":
         """It was preempted before this attempt brought a token."""
@@ -55,7 +68,7 @@ class FailureCount(NamedTuple):
     @property
     def is_suspect(self) -> bool:
         """Whether the request is to run alone."""
-        return self.charged + self.in_company >= SUSPECT_FROM
+        return self.charged + self.in_company + self.machines_lost >= SUSPECT_FROM
 
     def is_enough(self, max_failures: int) -> bool:
         """Whether the request is to be given up."""
