@@ -1,5 +1,6 @@
 """Machine-level rules, by hand and by property."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from splitwise.scheduling.batching import (
     pick_victim,
 )
 from splitwise.scheduling.fair_queue import FairQueue
-from splitwise.scheduling.waiting import goes_before
+from splitwise.scheduling.waiting import Turn, goes_before
 
 
 def test_prompts_fill_the_budget_and_no_more() -> None:
@@ -185,22 +186,28 @@ class Waiter:
 
     client, priority, prompt_tokens = "", 0, 1
 
-    def __init__(self, number: int, was_started: bool) -> None:
-        self.number, self.was_started = number, was_started
+    def __init__(self, number: int, was_started: bool, order: float) -> None:
+        self.number, self.was_started, self.order = number, was_started, order
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.was_started, self.order, self.number)
 
 
-@given(st.lists(st.booleans(), max_size=9))
+@pytest.mark.parametrize("has_order", [False, True])
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([-1.5, 0.0, 2.0])), max_size=9))
 def test_a_client_alone_is_served_in_the_order_that_the_simulator_serves(
-    started: list[bool],
+    has_order: bool,
+    waiters: list[tuple[bool, float]],
 ) -> None:
-    queue: FairQueue[Waiter] = FairQueue()
-    for number, was_started in enumerate(started):
-        queue.add(Waiter(number, was_started))
+    queue: FairQueue[Waiter] = FairQueue((lambda waiter: waiter.order) if has_order else None)
+    for number, (was_started, order) in enumerate(waiters):
+        queue.add(Waiter(number, was_started, order if has_order else 0.0))
     served = []
     while queue.has_next:
         served.append(queue.first())
         queue.remove(served[-1])
     for i, one in enumerate(served):
         for other in served[i + 1 :]:
-            assert goes_before(one.was_started, one.number, other.was_started, other.number)
-            assert not goes_before(other.was_started, other.number, one.was_started, one.number)
+            assert goes_before(one.turn, other.turn)
+            assert not goes_before(other.turn, one.turn)

@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitwise.scheduling import fair_queue
+from splitwise.scheduling import fair_level
 from splitwise.scheduling.fair_queue import FairQueue
 from splitwise.scheduling.keyed_heap import KeyedHeap
 
@@ -26,6 +27,7 @@ class Request:
 class Model:
     """The rules of ``fair_queue`` over plain lists, looked through at every step."""
 
+    order: Callable[[Request], float] | None = None
     waiting: list[Request] = field(default_factory=list)
     served: dict[tuple[int, str], int] = field(default_factory=dict)
     last: dict[int, int] = field(default_factory=dict)
@@ -51,11 +53,12 @@ class Model:
         self.waiting.append(request)
 
     def first(self) -> Request:
-        def order(request: Request) -> tuple[int, bool, int, int]:
-            served = 0
+        def order(request: Request) -> tuple[float, ...]:
+            turn = 0.0
             if not request.was_started:
-                served = self.served[request.priority, request.client]
-            return request.priority, not request.was_started, served, request.number
+                turn = self.served[request.priority, request.client]
+                turn = turn if self.order is None else self.order(request)
+            return request.priority, not request.was_started, turn, request.number
 
         # Of one client's requests the oldest; so among clients with equal counters it is the one
         # whose oldest is older.
@@ -107,10 +110,17 @@ steps = st.lists(
 )
 
 
+def few_tokens_first(request: Request) -> float:
+    return request.prompt_tokens // 8 / 2
+
+
+@pytest.mark.parametrize("order", [None, few_tokens_first])
 @given(steps)
 @settings(max_examples=300, deadline=None)
-def test_it_does_what_the_rules_say(steps: list[tuple[str, int, str, int, int]]) -> None:
-    queue, model = FairQueue[Request](), Model()
+def test_it_does_what_the_rules_say(
+    order: Callable[[Request], float] | None, steps: list[tuple[str, int, str, int, int]]
+) -> None:
+    queue, model = FairQueue[Request](order), Model(order)
     running: list[Request] = []
     for number, (what, pick, client, priority, tokens) in enumerate(steps):
         if what == "add":
@@ -135,6 +145,8 @@ def test_it_does_what_the_rules_say(steps: list[tuple[str, int, str, int, int]])
             request = running.pop(pick % len(running))
             queue.add(request)
             model.add(request)
+        if pick % 3 == 0:
+            look_behind(queue, model)
         assert len(queue) == len(model.waiting)
         assert set(queue) == set(model.waiting)
         assert queue.prompt_tokens == sum(request.prompt_tokens for request in model.waiting)
@@ -145,6 +157,31 @@ def test_it_does_what_the_rules_say(steps: list[tuple[str, int, str, int, int]])
         model.start(first)
         queue.start(first)
     assert len(queue) == 0 and not queue._levels and not queue._priorities
+
+
+def look_behind(queue: FairQueue[Request], model: Model) -> None:
+    """Let up to three stand aside; who stands behind them is what it would be without them."""
+    others, aside = Model(model.order, list(model.waiting), model.served), list[Request]()
+    while others.waiting and len(aside) < 3:
+        aside.append(queue.first())
+        assert aside[-1] is others.first()
+        others.waiting.remove(aside[-1])
+        queue.set_aside(aside[-1])
+    assert queue.has_next == bool(others.waiting)
+    for request in reversed(aside):
+        queue.put_back(request)
+
+
+def test_who_gives_way_is_the_newest_whatever_order_they_go_in() -> None:
+    """Also after the newest, which goes first, stood aside."""
+    queue = FairQueue[Request](lambda request: -request.number)
+    requests = [Request(number) for number in range(3)]
+    for request in requests:
+        queue.add(request)
+    assert queue.first() is requests[2]
+    queue.set_aside(requests[2])
+    queue.put_back(requests[2])
+    assert queue.to_displace("other", 0) is requests[2]
 
 
 def drain(queue: FairQueue[Request], outputs: dict[str, int], tokens: int) -> Counter[str]:
@@ -258,7 +295,7 @@ def test_what_was_started_is_never_displaced() -> None:
 
 def test_clients_that_left_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under load without a pause from ever new addresses."""
-    monkeypatch.setattr(fair_queue, "MAX_IDLE_CLIENTS", 50)
+    monkeypatch.setattr(fair_level, "MAX_IDLE_CLIENTS", 50)
     queue = FairQueue[Request]()
     for number in range(5_000):
         queue.add(Request(number, f"client {number}"))

@@ -41,6 +41,9 @@ def place(cluster, request, rules):
         rules.change_roles and draw(2, request.number, request.attempt, 2) == 0,
     )
 
+def order(request):
+    return draw(5, request.number, request.prompt_tokens) / 2 - 1
+
 def victim(request):
     return draw(7, request.number, request.held_tokens) - 3
 
@@ -223,6 +226,22 @@ def test_a_victim_that_is_none_ends_the_simulation(tmp_path: Path) -> None:
         policy = load_policy(written(tmp_path / "mine.py", f"def victim(request):\n    {text}"))
         with pytest.raises(PolicyError, match=f"policy mine.py: {why}"):
             simulate(requests, mixed(kv_capacity_tokens=640), Options(cache="grown", policy=policy))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("1 // (request.number - 1)", "raised ZeroDivisionError"),
+        ("None", "raised TypeError: it said None; it must say a number"),
+        ("'1'", "raised TypeError: it said '1'; it must say a number"),
+        ("float('nan')", "raised TypeError: it said nan; it must say a number"),
+        ("{1: float('nan')}[1]", "raised TypeError: it said nan; it must say a number"),
+    ],
+)
+def test_an_order_that_is_none_ends_the_simulation(tmp_path: Path, said: str, why: str) -> None:
+    policy = load_policy(written(tmp_path / "mine.py", f"def order(request):\n    return {said}"))
+    with pytest.raises(PolicyError, match=f"policy mine.py: order of request 1 {why}"):
+        simulate(load((1, 50, 20)), mixed(), Options(cache="grown", policy=policy))
 
 
 @pytest.mark.parametrize(

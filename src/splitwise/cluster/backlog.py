@@ -25,14 +25,19 @@ class Backlog:
     """Counts what is due, and keeps the line."""
 
     def __init__(
-        self, roster: Roster, limits: ClusterLimits, needed_tokens: Callable[[LiveRequest], int]
+        self,
+        roster: Roster,
+        limits: ClusterLimits,
+        needed_tokens: Callable[[LiveRequest], int],
+        order: Callable[[LiveRequest], float] | None = None,
     ) -> None:
-        """``needed_tokens`` is the cache that a request needs to begin with."""
+        """``needed_tokens`` is the cache that a request needs to begin with; ``order`` says who
+        goes first, None that clients share."""
         self._roster = roster
         self._limits = limits
         self._needed_tokens = needed_tokens
         self.line: WaitingLine[LiveRequest] = WaitingLine(
-            needed_tokens, lambda: roster.largest_tokens
+            needed_tokens, lambda: roster.largest_tokens, order
         )
         self.first_tokens_due = 0
         """Requests that never had a token."""

@@ -30,6 +30,7 @@ from itertools import count
 from splitwise.cluster.attempts import Attempts
 from splitwise.cluster.backlog import Backlog
 from splitwise.cluster.blame import Blame
+from splitwise.cluster.decisions import orderer
 from splitwise.cluster.ledger import Ledger
 from splitwise.cluster.limits import ClusterLimits
 from splitwise.cluster.metrics import ClusterMetrics
@@ -67,7 +68,7 @@ class ClusterScheduler:
         self.roster = Roster(model_name)
         self.pools = Pools(self.roster, metrics, on_change=self._on_pools_changed)
         self._placer = Placer(self.roster, limits, policy)
-        self._backlog = Backlog(self.roster, limits, self._placer.needed_tokens)
+        self._backlog = Backlog(self.roster, limits, self._placer.needed_tokens, orderer(policy))
         self._ledger = Ledger(self.roster, on_idle=self.pools.look)
         self._attempts = Attempts(self.roster, self._ledger)
         self._quarantine = Quarantine(self.roster, self.pools)

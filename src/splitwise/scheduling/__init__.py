@@ -14,7 +14,8 @@ policy reads files.
 - ``policies``: the decisions that may be one's own; ``draws``: their random numbers
 - ``batching``: machine level, what runs in the next iteration
 - ``admission``: whether the cluster takes another request at all
-- ``fair_queue``: who of those that wait is next, on ``keyed_heap``; the server's alone
+- ``fair_queue``: who of those that wait is next; the server's alone. A priority's are a
+  ``fair_level``, or by a policy's word an ``ordered_level``, on ``keyed_heap``
 - ``waiting``: who may pass one for whom there is no room, and who waits apart
 - ``isolation``: what a failed iteration failed of; ``quarantine``: which machines are kept out
 - ``silence``: when a machine that says nothing is no longer relied on

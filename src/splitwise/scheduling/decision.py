@@ -45,6 +45,14 @@ class Placement(NamedTuple):
     pulls: bool
 
 
+class WaitingRequest(NamedTuple):
+    """A request that waits for its first machines; its numbers as in ``PlacementRequest``."""
+
+    number: int
+    priority: int
+    prompt_tokens: int
+
+
 class RunningRequest(NamedTuple):
     """A request that runs on a machine whose cache is full; its numbers as in ``PlacementRequest``.
 

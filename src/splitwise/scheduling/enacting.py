@@ -1,6 +1,7 @@
 """What becomes of a placement: whether it can be, and whose pool changes for it."""
 
 from enum import IntEnum
+from numbers import Real
 from operator import index
 from typing import Any, Final
 
@@ -158,6 +159,29 @@ def read_rank(said: Any) -> int:
         raise TypeError(
             f"it said {said!r}; it must say a whole number, the highest for who goes first"
         ) from None
+
+
+def read_order(said: Any) -> float:
+    """What a policy said of one that waits, as a plain number.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(said, Real):
+        raise TypeError(f"it said {said!r}; it must say a number, the least for who goes first")
+    return as_order(float(said))
+
+
+@shared
+def as_order(said: float) -> float:
+    """A number that can be compared.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if said != said:
+        raise TypeError("it said nan; it must say a number, the least for who goes first")
+    return said
 
 
 @shared

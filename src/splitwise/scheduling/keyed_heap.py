@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
 
-Key = tuple[int, ...]
+Key = tuple[float, ...]
 Item = TypeVar("Item", bound=Hashable)
 
 _SLACK: Final = 16

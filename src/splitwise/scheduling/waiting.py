@@ -1,7 +1,7 @@
 """Who is tried next of those that wait for room, and what becomes of one for whom there is none.
 
-1. Whoever waits stands in line as ``fair_queue`` has it. The line is gone through whenever
-   something made room.
+1. Whoever waits stands in line as ``fair_queue`` or a policy's ``order`` has it. The line is gone
+   through whenever something made room.
 2. One who finds none holds up those behind it, but for much smaller ones of the same priority:
    these may pass one that is large, until together they have taken as much as that one needs
    (``may_pass``). So a large one holds up none that would not be in its way, and is itself held up
@@ -12,23 +12,35 @@
 
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
-from typing import Final, Generic
+from typing import Final, Generic, NamedTuple
 
-from splitwise.scheduling.fair_queue import FairQueue, T
+from splitwise.scheduling.fair_level import T
+from splitwise.scheduling.fair_queue import FairQueue
 from splitwise.scheduling.shared import shared
 
 MAX_ASIDE: Final = 4
 """How many may be passed at a time: each is tried anew whenever something made room."""
 
 
+class Turn(NamedTuple):
+    """What says when a request of a priority is served. ``order`` is the policy's word on one that
+    never had machines, ``number`` counts in order of arrival."""
+
+    was_started: bool
+    order: float
+    number: int
+
+
 @shared
-def goes_before(was_started: bool, number: int, other_was_started: bool, other_number: int) -> bool:
-    """Whether one of two requests of a priority, by their order of arrival, is served before the
-    other: who had machines before goes first. (Clients' shares are beside the point here:
-    ``fair_queue`` has them.)"""
-    if was_started != other_was_started:
-        return was_started
-    return number < other_number
+def goes_before(one: Turn, other: Turn) -> bool:
+    """Whether one of two requests of a priority is served before the other: who had machines before
+    goes first, by age; then the others as the policy orders them. (Clients' shares are beside the
+    point here: ``fair_queue`` has them.)"""
+    if one.was_started != other.was_started:
+        return one.was_started
+    if not one.was_started and one.order != other.order:
+        return one.order < other.order
+    return one.number < other.number
 
 
 @shared
@@ -52,12 +64,17 @@ class Tried(Enum):
 class WaitingLine(Generic[T]):
     """All that wait for a machine."""
 
-    def __init__(self, size_tokens: Callable[[T], int], capacity_tokens: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        size_tokens: Callable[[T], int],
+        capacity_tokens: Callable[[], int],
+        order: Callable[[T], float] | None = None,
+    ) -> None:
         """``size_tokens`` is the cache that one needs to begin with, ``capacity_tokens`` the
-        largest machine's."""
+        largest machine's; ``order`` as in ``FairQueue``."""
         self._size_tokens = size_tokens
         self._capacity_tokens = capacity_tokens
-        self._queue: FairQueue[T] = FairQueue()
+        self._queue: FairQueue[T] = FairQueue(order)
         self._passed_tokens: dict[T, int] = {}
         """What those took that passed one who waits."""
         self._parked: dict[T, float] = {}

@@ -63,7 +63,8 @@ def new_state(
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
         new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
-        new_progress(),
+        np.zeros(len(table) if grows else 0, dtype=np.int64),
+        np.zeros(1, dtype=st.PROGRESS),
         new_outages(outages),
         new_log(options.timeline_segments, home.astype(np.int8)),
     )
@@ -77,13 +78,6 @@ def new_scratch(running: int) -> st.Scratch:
         np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
         np.zeros(running, dtype=st.RUNNING),
     )
-
-
-def new_progress() -> NDArray[np.void]:
-    """Nothing has happened, nobody waits."""
-    progress = np.zeros(1, dtype=st.PROGRESS)
-    progress["line_head"] = progress["line_tail"] = st.NONE
-    return progress
 
 
 def new_outages(outages: Sequence[Outage]) -> NDArray[np.void]:

@@ -14,12 +14,11 @@ from splitwise.scheduling.ranking import NOBODY
 from splitwise.simulation.charges import charge, in_blocks
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.grown import expect
-from splitwise.simulation.line import leave_line
+from splitwise.simulation.line import first_in_line, leave_line
 from splitwise.simulation.machine import kick
 from splitwise.simulation.policy_calls import place_by
 from splitwise.simulation.queues import append_prompt
 from splitwise.simulation.roles import note_pool
-from splitwise.simulation.state import NONE
 
 
 @inlined
@@ -100,8 +99,8 @@ def serve_line(state: Any, now: float) -> None:
 def hand_out(state: Any, now: float) -> None:
     """Place waiting requests, in order, until one has to go on waiting."""
     progress = state.progress[0]
-    while progress.line_head != NONE:
-        request = progress.line_head
+    while progress.in_line > 0:
+        request = first_in_line(state)
         one = state.requests[request]
         asked = as_asked(state, request, in_blocks(state, one.prompt_tokens + 1))
         placement = place_by(state.policy, state.cluster, asked, placement_rules(state, True))

@@ -25,7 +25,7 @@ from splitwise.simulation.machine import end, kick, wake_blocked
 from splitwise.simulation.memory import leave_prompt_machine
 from splitwise.simulation.queues import append_ready
 from splitwise.simulation.result import Status
-from splitwise.simulation.state import NONE, Phase
+from splitwise.simulation.state import Phase
 
 REJECTED = int(Status.REJECTED)
 
@@ -49,7 +49,7 @@ def advance(state: Any, arrived: int, until: int) -> int:
         outage_s = next_outage_s(state)
         now = min(arrival_s, end_s, link_s)
         if now == np.inf and (state.progress[0].waiting == 0 or outage_s == np.inf):
-            if state.progress[0].line_head == NONE:
+            if state.progress[0].in_line == 0:
                 return int(arrived)
             leave_line(state)  # no machine will ever be up that holds it
             serve_line(state, last_s)

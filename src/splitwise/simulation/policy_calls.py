@@ -35,13 +35,16 @@ from splitwise.scheduling.decision import (
     PlacementRequest,
     PlacementRules,
     RunningRequest,
+    WaitingRequest,
 )
 from splitwise.scheduling.enacting import (
     EXPLAINED,
     Fault,
+    as_order,
     as_rank,
     fault_of,
     in_one_place,
+    read_order,
     read_placement,
     read_rank,
 )
@@ -81,6 +84,7 @@ class Calls(NamedTuple):
     """A policy's decisions, for one simulation."""
 
     place: Call
+    order: Call
     victim: Call
     asked: NDArray[np.void]
 
@@ -124,7 +128,9 @@ _REQUEST: Final = numba.typeof(PlacementRequest(0, 0, 0, 0, 0, False))
 _RULES: Final = numba.typeof(PlacementRules(0, False, False))
 _PLACEMENT: Final = numba.typeof(Placement(0, 0, False))
 _RUNNING: Final = numba.typeof(RunningRequest(0, 0, 0, 0))
+_WAITING: Final = numba.typeof(WaitingRequest(0, 0, 0))
 _PLACE: Final = HOOKS.index("place")
+_ORDER: Final = HOOKS.index("order")
 _VICTIM: Final = HOOKS.index("victim")
 
 
@@ -161,15 +167,24 @@ def _call_place(context: Any, call: Any, cluster: Any, request: Any, rules: Any)
     return _PLACEMENT(call, cluster, request, rules), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _call_victim(context: Any, call: Any, request: Any) -> Any:
-    if request != _RUNNING:
-        raise numba.TypingError(f"victim is asked of {request}")
+def _call_of(name: str, asked: Any, said: Any) -> Any:
+    """How a decision is called that says one number of one request."""
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return _by_address(builder, context, types.int64, (call, request), values)
+    @intrinsic  # type: ignore[untyped-decorator]
+    def call_it(context: Any, call: Any, request: Any) -> Any:
+        if request != asked:
+            raise numba.TypingError(f"{name} is asked of {request}")
 
-    return types.int64(call, request), generate
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return _by_address(builder, context, said, (call, request), values)
+
+        return said(call, request), generate
+
+    return call_it
+
+
+_call_order: Final = _call_of("order", _WAITING, types.float64)
+_call_victim: Final = _call_of("victim", _RUNNING, types.int64)
 
 
 @inlined
@@ -192,6 +207,17 @@ def place_by(
 
 
 @inlined
+def order_by(calls: Calls, request: WaitingRequest) -> float:
+    """When the policy has a request go that waits."""
+    asked = calls.asked[0]
+    asked.decision = _ORDER
+    asked.number = request.number
+    said = as_order(_call_order(calls.order, request))
+    asked.number = 0
+    return said
+
+
+@inlined
 def victim_by(calls: Calls, request: RunningRequest) -> int:
     """How soon the policy has a request give its cache up."""
     asked = calls.asked[0]
@@ -207,6 +233,7 @@ def calls_of(policy: Policy, cluster: ClusterState) -> Calls:
     seen = Reference(numba.typeof(cluster))  # as a part of ``State`` is
     return Calls(
         Call(_compiled_place(_decider(policy, "place"), seen), _plain_place(policy, cluster)),
+        Call(_compiled_order(_decider(policy, "order")), partial(_plain_order, policy)),
         Call(_compiled_victim(_decider(policy, "victim")), partial(_plain_victim, policy)),
         np.zeros(1, dtype=ASKED),
     )
@@ -238,6 +265,10 @@ def _plain_place(policy: Policy, cluster: ClusterState) -> Callable[..., Placeme
     return place
 
 
+def _plain_order(policy: Policy, request: WaitingRequest) -> float:
+    return read_order(policy.hooks.order(request))
+
+
 def _plain_victim(policy: Policy, request: RunningRequest) -> int:
     return read_rank(policy.hooks.victim(request))
 
@@ -253,6 +284,17 @@ def _compiled_place(policy: Policy, cluster: Any) -> Any:
 
     arguments = (CallType(), _read_only(cluster), _REQUEST, _RULES)
     return _made(policy, place, _place_plainly, arguments, _PLACEMENT)
+
+
+@lru_cache(maxsize=64)
+def _compiled_order(policy: Policy) -> Any:
+    """The same for ``order``."""
+    function = policy.hooks.order
+
+    def order(call: Any, request: Any) -> Any:
+        return function(request) + 0.0
+
+    return _made(policy, order, _order_plainly, (CallType(), _WAITING), types.float64)
 
 
 @lru_cache(maxsize=64)
@@ -296,6 +338,12 @@ def _place_plainly(call: Any, cluster: Any, request: Any, rules: Any) -> Placeme
     with objmode(prompt="int64", token="int64", pulls="boolean"):
         prompt, token, pulls = call.plain(request, rules)
     return Placement(prompt, token, pulls)
+
+
+def _order_plainly(call: Any, request: Any) -> Any:
+    with objmode(order="float64"):
+        order = call.plain(request)
+    return order
 
 
 def _rank_plainly(call: Any, request: Any) -> Any:

@@ -109,6 +109,7 @@ REQUEST = np.dtype(
         ("token_machine", np.int64),
         ("preemptions", np.int64),
         ("attempts", np.int64),
+        ("order", np.float64),  # the policy's word on one that waits and never began
         ("phase", np.int8),
         ("status", np.int8),
         ("reason", np.int8),
@@ -154,8 +155,7 @@ PROGRESS = np.dtype(
     [
         ("outages", np.int64),  # begins and ends that have happened
         ("waiting", np.int64),  # requests that have no machine
-        ("line_head", np.int64),  # of the line that they form where the cache grows
-        ("line_tail", np.int64),
+        ("in_line", np.int64),  # of them, where the cache grows
         ("starting", np.int64),  # prompts that began, of which the cluster has not been told
         ("turn", np.int64),  # up to which machine those that end something now had their turn
     ]
@@ -267,7 +267,7 @@ class Scratch(NamedTuple):
 @by_reference
 class State(NamedTuple):
     """One simulation. ``progress`` [1]; ``outages`` are machines that go down or up, in order of
-    time; ``policy`` is ``policy_calls.Calls``."""
+    time; ``policy`` is ``policy_calls.Calls``; ``line`` is the cluster's, a heap of requests."""
 
     cluster: ClusterState
     policy: Any
@@ -280,6 +280,7 @@ class State(NamedTuple):
     occupancy_s: NDArray[np.float64]
     ends: Ranking  # of one row: when each machine's segment is over
     transfers: Transfers
+    line: NDArray[np.int64]
     progress: NDArray[np.void]
     outages: NDArray[np.void]
     log: Log

@@ -6,6 +6,7 @@ from splitwise.scheduling.decision import (
     PlacementRequest,
     PlacementRules,
     RunningRequest,
+    WaitingRequest,
 )
 from splitwise.scheduling.placement import choose, choose_with_room
 from splitwise.scheduling.shared import shared
@@ -35,6 +36,17 @@ def place(cluster: ClusterState, request: PlacementRequest, rules: PlacementRule
             rules.change_roles,
         )
     return Placement(prompt, token, pulls)
+
+
+@shared
+def order(request: WaitingRequest) -> float:
+    """When the request goes, of those of its priority that wait and never had machines: the least
+    goes first, of equals the one that came first. Any number, asked once as it begins to wait.
+
+    The default's is no order of its own: in a server clients share (``fair_queue``), and in the
+    simulator, which knows of no clients, who came first goes first.
+    """
+    return 0.0
 
 
 @shared

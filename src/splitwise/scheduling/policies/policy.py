@@ -40,6 +40,7 @@ class Hooks:
     """The decisions; ``default`` says what each is asked."""
 
     place: Callable[..., Any] = default.place
+    order: Callable[..., Any] = default.order
     victim: Callable[..., Any] = default.victim
 
 
