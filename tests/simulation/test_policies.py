@@ -184,6 +184,20 @@ def test_whatever_a_policy_decides_no_request_is_lost(
         assert result.tokens_out.sum() >= requests.output_tokens.sum()
 
 
+def test_who_was_preempted_goes_before_whom_a_policy_puts_first(tmp_path: Path) -> None:
+    """A cache of 256 tokens, two requests that outgrow it, and one that came last and would fit."""
+    newest = load_policy(
+        written(tmp_path / "mine.py", "def order(request):\n    return -request.number")
+    )
+    rows = load((0.0, 100, 40), (0.0, 100, 40), (0.5, 100, 2))
+    options = Options(cache="grown", policy=newest)
+    result = simulate(rows, mixed(kv_capacity_tokens=256), options)
+    preempted = int(np.argmax(result.attempts))
+    assert result.attempts.tolist() in ([1, 2, 1], [2, 1, 1])
+    assert result.finish_s[1 - preempted] < result.prompt_start_s[2]
+    assert result.decode_start_s[preempted] <= result.decode_start_s[2]
+
+
 OLDEST = "def victim(request):\n    return -request.number"
 OLDEST_PLAIN = """
 SEEN = {}
