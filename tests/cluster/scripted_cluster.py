@@ -19,6 +19,7 @@ from splitwise.protocol.messages import (
     Transferred,
     Welcome,
 )
+from splitwise.scheduling.batching import UNBOUNDED_DECODES
 from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
@@ -72,10 +73,16 @@ class Counters:
 class Link:
     """A machine that records what it is told."""
 
-    def __init__(self, machine_id: str, pool: Pool, blocks: int = 64) -> None:
+    def __init__(
+        self,
+        machine_id: str,
+        pool: Pool,
+        blocks: int = 64,
+        max_decodes: int = UNBOUNDED_DECODES,
+    ) -> None:
         address = ReceiverAddress(machine_id, "127.0.0.1", 1, "", "here", "cpu", ("tcp",))
         layout = CacheLayout.flat(2, blocks, 16, 1024)
-        self.register = Register(machine_id, pool, MODEL, layout, [address])
+        self.register = Register(machine_id, pool, MODEL, layout, [address], max_decodes)
         self.told: list[msgspec.Struct] = []
 
     def send(self, message: msgspec.Struct) -> None:
@@ -101,10 +108,11 @@ class ScriptedCluster:
         limits: ClusterLimits | None = None,
         blocks: int = 64,
         policy: Policy = DEFAULT,
+        max_decodes: int = UNBOUNDED_DECODES,
     ) -> None:
         self.metrics = Counters()
         self.cluster = ClusterScheduler(limits or ClusterLimits(), self.metrics, policy=policy)
-        self.links = [Link(f"m{i}", pool, blocks) for i, pool in enumerate(pools)]
+        self.links = [Link(f"m{i}", pool, blocks, max_decodes) for i, pool in enumerate(pools)]
         self.indices = [self.cluster.join(link) for link in self.links]
 
     def started(self, machine: int, task: int) -> None:
@@ -133,7 +141,10 @@ class ScriptedCluster:
     def assert_idle(self) -> None:
         """Nothing is left of any request, and every machine is at home."""
         machines = self.cluster.roster.cluster
-        for loads in (machines.pending_tokens, machines.waiting, machines.kv_tokens):
+        for loads in (
+            *(machines.pending_tokens, machines.waiting),
+            *(machines.kv_tokens, machines.decodes),
+        ):
             assert not any(loads)
         assert machines.pool.tolist() == machines.home.tolist()
         assert not self.cluster._attempts

@@ -18,6 +18,7 @@ from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import NOBODY, OUT, first
 
 BLOCK = 16
+MAX_DECODES = 3
 
 
 def cache(tokens: int) -> int:
@@ -104,7 +105,7 @@ class World:
             prompt_queue_threshold_tokens=300, max_waiting_requests=20, change_roles=change_roles
         )
         pools = (Pool.PROMPT, Pool.PROMPT, Pool.TOKEN, Pool.TOKEN, Pool.MIXED)
-        self.f = ScriptedCluster(*pools, limits=limits, blocks=32)
+        self.f = ScriptedCluster(*pools, limits=limits, blocks=32, max_decodes=MAX_DECODES)
         self.lost = set[int]()
         self.started = set[int]()
         self.sent = set[int]()
@@ -186,9 +187,9 @@ class World:
         elif action == "preempt":
             f.cluster.receive(live.token_machine, Preempted(task))
 
-    def expected_loads(self) -> list[tuple[int, int, int]]:
-        """By the definition of the three numbers."""
-        pending, waiting, kv = ([0] * 5 for _ in range(3))
+    def expected_loads(self) -> list[tuple[int, int, int, int]]:
+        """By the definition of the four numbers."""
+        pending, waiting, kv, decodes = ([0] * 5 for _ in range(4))
         for live in self.f.cluster._attempts:
             p, t, tokens = live.prompt_machine, live.token_machine, len(live.history)
             in_prompt = live.state is RequestState.PROMPT
@@ -196,15 +197,24 @@ class World:
             pending[t] += 1
             waiting[p] += in_prompt and live.task not in self.started
             kv[t] += cache(tokens + 1)
+            decodes[t] += live.max_history_tokens - live._attempt_from > 1
             if in_prompt:
                 self.prompt_cache[live.task] = cache(tokens + 1)
             if p != t and live.task not in self.sent:
                 kv[p] += self.prompt_cache[live.task]
-        return list(zip(pending, waiting, kv, strict=True))
+        return list(zip(pending, waiting, kv, decodes, strict=True))
+
+    def room(self, i: int) -> int:
+        """None beyond what it runs, and less than none where outputs have grown past it."""
+        c = self.f.cluster.roster.cluster
+        left = int(c.kv_capacity_tokens[i] - c.kv_tokens[i])
+        return left if c.decodes[i] < MAX_DECODES else min(left, 0)
 
     def check(self) -> None:
         c = self.f.cluster.roster.cluster
-        assert [loads(self.f, i) for i in range(5)] == self.expected_loads()
+        decodes = c.decodes.tolist()
+        assert [(*loads(self.f, i), decodes[i]) for i in range(5)] == self.expected_loads()
+        assert max(decodes) <= MAX_DECODES
         for i in range(5):
             assert bool(c.up[i]) == (i not in self.lost)
             may_end = i in self.draining - self.lost and is_idle(c, i)
@@ -220,9 +230,7 @@ class World:
             there = [i for i in taking if c.pool[i] == pool]
             least = min(there, key=lambda i: (c.pending_tokens[i], i), default=NOBODY)
             assert first(c.by_pending, pool) == least
-            roomiest = min(
-                there, key=lambda i: (c.kv_tokens[i] - c.kv_capacity_tokens[i], i), default=NOBODY
-            )
+            roomiest = min(there, key=lambda i: (-self.room(i), i), default=NOBODY)
             assert first(c.by_kv, pool) == roomiest
             assert all(c.by_kv.key[pool, i] == OUT for i in closed)
 

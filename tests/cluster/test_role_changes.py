@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import machine_rig
 import msgspec
 import pytest
 from machine_rig import VOCABULARY, Rig, run_until, tiny_folder
@@ -17,6 +18,7 @@ from splitwise.engine.sampling import SamplingParams
 from splitwise.protocol.generation import GenerationRequest
 from splitwise.protocol.messages import Cancel, Expect, Register, RunPrompt, Shutdown, Transferred
 from splitwise.scheduling.pool import Pool
+from splitwise.worker.machine import MachineLimits
 from splitwise.worker.task import TaskState
 
 LIMITS = ClusterLimits(prompt_queue_threshold_tokens=100)
@@ -25,9 +27,12 @@ LIMITS = ClusterLimits(prompt_queue_threshold_tokens=100)
 class RigLink:
     """The way to a machine of this process; each message is a copy, as over the wire."""
 
-    def __init__(self, rig: Rig, machine_id: str, pool: Pool) -> None:
+    def __init__(self, rig: Rig, machine_id: str, pool: Pool, max_decodes: int) -> None:
         engine = rig.engine
-        self.register = Register(machine_id, pool, engine.model, engine.layout, rig.addresses)
+        self.register = Register(
+            *(machine_id, pool, engine.model, engine.layout, rig.addresses),
+            max_decodes,
+        )
         self._rig = rig
         self.is_told_to_end = False
         self.is_draining: Callable[[], bool] = lambda: False
@@ -46,12 +51,19 @@ class RigLink:
 class RigCluster:
     """A cluster scheduler over rigs."""
 
-    def __init__(self, folder: ModelFolder, pools: str, blocks: int, limits: ClusterLimits) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        pools: str,
+        blocks: int,
+        limits: ClusterLimits,
+        machines: MachineLimits,
+    ) -> None:
         self.cluster = ClusterScheduler(limits, Counters())
-        self.rigs = [Rig(folder, f"m{i}", blocks) for i in range(len(pools))]
+        self.rigs = [Rig(folder, f"m{i}", blocks, machines) for i in range(len(pools))]
         self._heard = [0] * len(pools)
         self.links = [
-            RigLink(rig, f"m{i}", Pool("PTM".index(letter)))
+            RigLink(rig, f"m{i}", Pool("PTM".index(letter)), machines.max_decodes)
             for i, (letter, rig) in enumerate(zip(pools, self.rigs, strict=True))
         ]
         for link in self.links:
@@ -104,8 +116,13 @@ Build = Callable[..., RigCluster]
 def build(folder: ModelFolder) -> Iterator[Build]:
     built: list[RigCluster] = []
 
-    def one(pools: str, blocks: int = 64, limits: ClusterLimits = LIMITS) -> RigCluster:
-        built.append(RigCluster(folder, pools, blocks, limits))
+    def one(
+        pools: str,
+        blocks: int = 64,
+        limits: ClusterLimits = LIMITS,
+        machines: MachineLimits = machine_rig.LIMITS,
+    ) -> RigCluster:
+        built.append(RigCluster(folder, pools, blocks, limits, machines))
         return built[-1]
 
     yield one
@@ -181,6 +198,40 @@ def test_under_load_everybody_goes_home(build: Build, seed: int) -> None:
     c, _ = served_under_load(build, seed, 30)
     assert c.pools == "PPTT" and sum(c.role_changes) > 0
     assert not any(c.cluster.roster.cluster.kv_tokens)
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [MachineLimits(batch_requests=4), MachineLimits(prompt_batch_tokens=4)],
+    ids=["requests", "tokens"],
+)
+@pytest.mark.parametrize("pools", ["PT", "M"])
+def test_whoever_has_a_first_token_gets_the_others_without_waiting_for_somebody_to_end(
+    build: Build, machines: MachineLimits, pools: str
+) -> None:
+    """Eight long outputs on a machine of four places: the last four wait in the cluster's line."""
+    limits = ClusterLimits(change_roles=False)
+    c = build(pools, limits=limits, machines=machines)
+    sizes = [(5 + i, 60) for i in range(8)]
+    requests = [c.submit(*size) for size in sizes]
+    while not all(live.is_finished for live in requests):
+        c.run_until(iter([False, True]).__next__)  # each machine once
+        begun = [live.state is RequestState.TOKEN for live in requests]
+        assert sum(begun) <= 4
+        assert c.rigs[-1].machine.status().running_requests <= 4
+        was_started = [live.was_started for live in requests]
+        assert was_started == sorted(was_started, reverse=True), "they are served in order"
+    assert c.finish(*requests) == unsplit(build, *sizes)
+
+
+def test_a_token_machine_that_runs_all_it_can_pulls_a_prompt_machine(build: Build) -> None:
+    c = build("PPT", machines=MachineLimits(batch_requests=2))
+    sizes = [(20, 30), (21, 30), (22, 30)]
+    requests = [c.submit(*size) for size in sizes]
+    assert c.pools == "MPT"
+    assert [live.token_machine for live in requests] == [2, 2, 0]
+    assert c.finish(*requests) == unsplit(build, *sizes)
+    assert c.pools == "PPT" and c.role_changes == [2, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -26,7 +26,7 @@ def test_machines_that_join_and_leave_stand_as_if_they_had_come_at_once(
         if index is not None and roster.links[index] is not None:
             roster.remove(index)
             continue
-        link = Link(f"m{number}", pool, blocks)
+        link = Link(f"m{number}", pool, blocks, max_decodes=blocks)
         links[roster.add(link)] = link
     registers = [links[index].register for index in range(len(roster.names))]
     homes = np.array([register.pool for register in registers], np.int8)
@@ -35,6 +35,7 @@ def test_machines_that_join_and_leave_stand_as_if_they_had_come_at_once(
     for index, link in enumerate(roster.links):
         if link is None:
             take_out(anew, index)
+    assert roster.cluster.max_decodes.tolist() == [one.max_decodes for one in registers]
     for name in ("home", "pool", "up", "kv_tokens", "kv_capacity_tokens"):
         assert getattr(roster.cluster, name).tolist() == getattr(anew, name).tolist()
     for name in ("by_pending", "by_kv", "by_queue"):

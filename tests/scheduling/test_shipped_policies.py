@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from splitwise.scheduling.cluster_state import ClusterState, new_cluster, rank, set_draining
 from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
@@ -21,6 +22,8 @@ def random_cluster(draws: np.random.Generator, count: int = 8) -> ClusterState:
     cluster = new_cluster(pools, draws.integers(100, 1000, count))
     cluster.pending_tokens[:] = draws.integers(0, 5, count) * 100
     cluster.kv_tokens[:] = draws.integers(0, cluster.kv_capacity_tokens + 1)
+    cluster.decodes[:] = draws.integers(0, 2, count)
+    cluster.max_decodes[:] = draws.integers(1, 3, count)
     cluster.up[:] = draws.random(count) < 0.8
     for machine in range(count):
         rank(cluster, machine)
@@ -28,10 +31,15 @@ def random_cluster(draws: np.random.Generator, count: int = 8) -> ClusterState:
     return cluster
 
 
+def room_of(cluster: ClusterState) -> NDArray[np.int64]:
+    left = cluster.kv_capacity_tokens - cluster.kv_tokens
+    return np.where(cluster.decodes >= cluster.max_decodes, 0, left)
+
+
 def wanted_two(cluster: ClusterState, request: PlacementRequest) -> tuple[int, int]:
     def least(pools: tuple[Pool, ...], kv: int, which: int, by_room: bool) -> int:
         takes = cluster.up & ~cluster.draining & np.isin(cluster.pool, pools)
-        room = cluster.kv_capacity_tokens - cluster.kv_tokens
+        room = room_of(cluster)
         able = np.flatnonzero(takes & (room >= kv))
         if not len(able):
             able = np.flatnonzero(takes & (cluster.kv_capacity_tokens >= kv))
@@ -84,7 +92,7 @@ def test_all_mixed_is_the_least_pending_with_room(seed: int) -> None:
     draws = np.random.default_rng(seed)
     cluster = random_cluster(draws)
     request = PlacementRequest(1, 0, 0, 10, int(draws.integers(11, 900)), False)
-    room = cluster.kv_capacity_tokens - cluster.kv_tokens
+    room = room_of(cluster)
     takes = cluster.up & ~cluster.draining & (cluster.kv_capacity_tokens >= request.kv_tokens)
     able = [m for m in range(8) if takes[m]]
     best = min(

@@ -36,14 +36,21 @@ class One:
     pending: int
     waiting: int
     kv: int
+    is_seated: bool = False
+    """Whether it has as many decodes as it runs."""
+
+    @property
+    def taken(self) -> int:
+        return max(self.kv, self.capacity) if self.is_seated else self.kv
 
 
 def build(machines: list[One], is_sized: bool = True) -> ClusterState:
     home = np.array(["PTM".index(one.pool) for one in machines], dtype=np.int8)
     capacity = np.array([one.capacity for one in machines], dtype=np.int64)
-    c = new_cluster(home, capacity, is_sized)
+    c = new_cluster(home, capacity, is_sized, max_decodes=2)
     for i, one in enumerate(machines):
         c.pending_tokens[i], c.waiting[i], c.kv_tokens[i] = one.pending, one.waiting, one.kv
+        c.decodes[i] = 2 if one.is_seated else 1
         rank(c, i)
         if not one.is_up:
             take_out(c, i)
@@ -137,12 +144,15 @@ loads = st.tuples(st.booleans(), st.integers(0, 200), st.integers(0, 2))
 pools = st.sampled_from("PTM")
 
 
-def _machine(pool: str, capacity: int, load: tuple[bool, int, int], share: float) -> One:
-    return One(pool, capacity, *load, kv=round(capacity * share))
+def _machine(
+    pool: str, capacity: int, load: tuple[bool, int, int], share: float, is_seated: bool
+) -> One:
+    return One(pool, capacity, *load, round(capacity * share), is_seated)
 
 
 def machines_of(capacities: st.SearchStrategy[int]) -> st.SearchStrategy[list[One]]:
-    one = st.builds(_machine, pools, capacities, loads, st.sampled_from([0, 0.3, 0.5, 0.9, 1.0]))
+    shares = st.sampled_from([0, 0.3, 0.5, 0.9, 1.0])
+    one = st.builds(_machine, pools, capacities, loads, shares, st.booleans())
     return st.lists(one, max_size=8)
 
 
@@ -170,7 +180,7 @@ class Scan:
         return self.machines[i].waiting > 0 and self.machines[i].pending + prompt > THRESHOLD
 
     def is_full(self, i: int, kv: int) -> bool:
-        return self.machines[i].kv + kv >= self.machines[i].capacity
+        return self.machines[i].taken + kv >= self.machines[i].capacity
 
     def choose(self, prompt: int, kv: int, may_pull: bool) -> tuple[int, int, bool]:
         if all(kv > one.capacity for one in self.machines if one.is_up):
@@ -179,14 +189,14 @@ class Scan:
             both = self.least("M", "pending")
             return both, both, both != NOBODY
         prompts = [i for pool in "PM" if (i := self.least(pool, "pending")) != NOBODY]
-        tokens = [i for pool in "TM" if (i := self.least(pool, "kv")) != NOBODY]
+        tokens = [i for pool in "TM" if (i := self.least(pool, "taken")) != NOBODY]
         at = next((i for i in prompts if not self.is_long(i, prompt)), NOBODY)
         to = next((i for i in tokens if not self.is_full(i, kv)), NOBODY)
         if at == NOBODY:
             helpers = [self.least("T", "pending")] if may_pull else [*prompts, NOBODY]
             at = helpers[0]
         if to == NOBODY:
-            helpers = [self.least("P", "kv")] if may_pull else [*tokens, NOBODY]
+            helpers = [self.least("P", "taken")] if may_pull else [*tokens, NOBODY]
             to = helpers[0]
         if NOBODY not in (at, to):
             return at, to, True
@@ -232,7 +242,7 @@ class Room:
         return one.waiting == 0 or one.pending + self.prompt <= THRESHOLD
 
     def takes_tokens(self, one: One) -> bool:
-        return self.one_token or one.kv + self.kv <= one.capacity
+        return self.one_token or one.taken + self.kv <= one.capacity
 
     def exists(self) -> bool:
         prompts = self.able("PMT" if self.may_pull else "PM", self.prompt + 1)
@@ -308,11 +318,14 @@ def test_machines_that_come_and_go_stand_as_if_they_had_always_been_there(
             set_draining(c, i, tokens > 60)
         elif what == "load":
             c.pending_tokens[i], c.waiting[i], c.kv_tokens[i] = tokens, tokens % 3, tokens // 2
+            c.max_decodes[i] = c.decodes[i] = tokens > 20
+            c.max_decodes[i] += 1 - tokens // 120
             rank(c, i)
     anew = build(
         [
             One(
-                "PTM"[c.pool[i]], c.kv_capacity_tokens[i], bool(c.up[i] and not c.draining[i]), *row
+                *("PTM"[c.pool[i]], c.kv_capacity_tokens[i]),
+                *(bool(c.up[i] and not c.draining[i]), *row, c.decodes[i] >= c.max_decodes[i]),
             )
             for i, row in enumerate(zip(c.pending_tokens, c.waiting, c.kv_tokens, strict=True))
         ]

@@ -22,6 +22,7 @@ class GrownReference(ReferenceSimulator):
         size = self.options.block_tokens
         self.capacity = [tokens // size * size for tokens in self.capacity]
         self.cluster.kv_capacity_tokens[:] = self.capacity
+        self.cluster.max_decodes[:] = min(self.options.batch_requests, self.options.batch_tokens)
         self.line: list[Request] = []
         self.blocks: list[dict[Request, int]] = [{} for _ in self.machines]
         self.expected: list[list[Request]] = [[] for _ in self.machines]
@@ -94,7 +95,7 @@ class GrownReference(ReferenceSimulator):
 
     def count_loads(self) -> None:
         c, size = self.cluster, self.options.block_tokens
-        for loads in (c.pending_tokens, c.waiting, c.kv_tokens):
+        for loads in (c.pending_tokens, c.waiting, c.kv_tokens, c.decodes):
             loads[:] = 0
         for r in self.placed:
             if r.where in ("queue", "prompt"):
@@ -104,6 +105,7 @@ class GrownReference(ReferenceSimulator):
             if r.at != r.to and r.where in ("queue", "prompt", "send", "arrived"):
                 c.kv_tokens[r.at] += self.count_blocks(r.prompt + 1) * size
             c.pending_tokens[r.to] += 1
+            c.decodes[r.to] += r.output > 1
             c.kv_tokens[r.to] += self.count_blocks(r.prompt + r.generated + 1) * size
         for machine in range(len(self.machines)):
             rank(c, machine)

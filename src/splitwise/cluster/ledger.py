@@ -6,12 +6,13 @@ The charges of an attempt, and what takes each back:
 2. ``pending_tokens``, prompt machine: the prompt, until its first token is out.
 3. ``pending_tokens``, token machine: 1, until the attempt ends.
 4. ``kv_tokens``, token machine: prompt, output so far and the next token, until the attempt ends.
-5. ``kv_tokens``, prompt machine, if it is another: the prompt and a token, until the cache has
+5. ``decodes``, token machine: 1 if there is a token phase, until the attempt ends.
+6. ``kv_tokens``, prompt machine, if it is another: the prompt and a token, until the cache has
    arrived on the token machine (``Transferred``).
 
 The end of an attempt takes back whatever is left, at once, and so does the loss of a machine.
 
-6. ``kv_tokens``, beside those of attempts: blocks of tasks that ended, which a transfer keeps on
+7. ``kv_tokens``, beside those of attempts: blocks of tasks that ended, which a transfer keeps on
    the machine, as that says in each status (``hold_back``). They are told by their task, so nothing
    is counted twice, whatever is on its way meanwhile; and only those that were there at two
    statuses in a row.
@@ -47,7 +48,8 @@ class Ledger:
         cache = self._roster.cache_tokens(tokens + 1)
         live.at_prompt, live.at_token = Charge(prompt), Charge(token)
         self._set(live.at_prompt, tokens, waiting=1, kv_tokens=cache if prompt != token else 0)
-        self._set(live.at_token, 1, kv_tokens=cache)
+        decodes = int(live.max_history_tokens - tokens > 1)
+        self._set(live.at_token, 1, kv_tokens=cache, decodes=decodes)
 
     def prompt_started(self, live: LiveRequest) -> None:
         """The prompt is in an iteration."""
@@ -60,9 +62,9 @@ class Ledger:
 
     def grown(self, live: LiveRequest) -> None:
         """The output is longer."""
-        cache = self._roster.cache_tokens(len(live.history) + 1)
-        if cache != live.at_token.kv_tokens:
-            self._set(live.at_token, live.at_token.pending_tokens, kv_tokens=cache)
+        cache, charge = self._roster.cache_tokens(len(live.history) + 1), live.at_token
+        if cache != charge.kv_tokens:
+            self._set(charge, charge.pending_tokens, kv_tokens=cache, decodes=charge.decodes)
 
     def prompt_machine_left(self, live: LiveRequest) -> None:
         """The prompt machine has nothing more to do with it."""
@@ -79,18 +81,26 @@ class Ledger:
         self._set(charge, kv_tokens=kv_tokens)
 
     def _set(
-        self, charge: Charge, pending_tokens: int = 0, waiting: int = 0, kv_tokens: int = 0
+        self,
+        charge: Charge,
+        pending_tokens: int = 0,
+        waiting: int = 0,
+        kv_tokens: int = 0,
+        decodes: int = 0,
     ) -> None:
         """Make the charge what is given, and tell the machine's numbers by how much it changed."""
-        was = charge.pending_tokens, charge.waiting, charge.kv_tokens
-        if was == (pending_tokens, waiting, kv_tokens):
+        was = charge.pending_tokens, charge.waiting, charge.kv_tokens, charge.decodes
+        becomes = pending_tokens, waiting, kv_tokens, decodes
+        if was == becomes:
             return
         is_release = pending_tokens < was[0] or waiting < was[1] or kv_tokens < was[2]
         cluster, machine = self._roster.cluster, charge.machine
         cluster.pending_tokens[machine] += pending_tokens - charge.pending_tokens
         cluster.waiting[machine] += waiting - charge.waiting
         cluster.kv_tokens[machine] += kv_tokens - charge.kv_tokens
-        charge.pending_tokens, charge.waiting, charge.kv_tokens = pending_tokens, waiting, kv_tokens
+        if decodes != charge.decodes:
+            cluster.decodes[machine] += decodes - charge.decodes
+        charge.pending_tokens, charge.waiting, charge.kv_tokens, charge.decodes = becomes
         rank(cluster, machine)
         if not is_release:
             return

@@ -33,6 +33,7 @@ class Charge:
     pending_tokens: int = 0
     waiting: int = 0
     kv_tokens: int = 0
+    decodes: int = 0
 
 
 @dataclass(eq=False)

@@ -72,6 +72,7 @@ class Roster:
             _check_same_model(any_other.register, register)
         register.layout.of_rank(0, len(register.addresses))
         capacity = register.layout.blocks * register.layout.block_tokens
+        decodes = register.max_decodes
         index = self._indices.get(register.machine_id)
         if index is None:
             index = len(self.links)
@@ -79,7 +80,7 @@ class Roster:
             if index == len(self._places.home):
                 self._places = with_machine(self._places, register.pool, capacity, spare=index)
             self.cluster = read_singly(first_machines(self._places, index + 1))
-            bring_back(self.cluster, index, register.pool, capacity)
+            bring_back(self.cluster, index, register.pool, capacity, decodes)
             self.links.append(link)
             self.names.append(register.machine_id)
         elif self.links[index] is not None:
@@ -90,7 +91,7 @@ class Roster:
         else:
             self.links[index] = link
             home = self._homes.get(index, register.pool)
-            bring_back(self.cluster, index, home, capacity)
+            bring_back(self.cluster, index, home, capacity, decodes)
         self._block_tokens = register.layout.block_tokens
         self._connected.add(index)
         self.reach.add(index, register.addresses)

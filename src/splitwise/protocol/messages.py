@@ -12,6 +12,7 @@ from splitwise.engine.base import ModelInfo
 from splitwise.engine.sampling import Sample, SamplingParams
 from splitwise.protocol.generation import FinishReason
 from splitwise.protocol.handshake.proofs import ID_BYTES
+from splitwise.scheduling.batching import UNBOUNDED_DECODES
 from splitwise.scheduling.pool import Pool
 from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
@@ -34,6 +35,8 @@ class Register(msgspec.Struct):
     model: ModelInfo
     layout: CacheLayout
     addresses: Addresses
+    max_decodes: Annotated[int, msgspec.Meta(ge=1, le=UNBOUNDED_DECODES)] = UNBOUNDED_DECODES
+    """Requests that can be in their token phase and all get a token an iteration."""
 
 
 class Welcome(msgspec.Struct, tag=True):

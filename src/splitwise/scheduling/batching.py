@@ -24,6 +24,8 @@ PROMPT_BATCH_TOKENS: Final = 2048
 """Prompt throughput falls beyond this many batched tokens (Splitwise, figure 6)."""
 BATCH_REQUESTS: Final = 512
 MAX_PREEMPTIONS: Final = 4
+UNBOUNDED_DECODES: Final = 2**31 - 1
+"""Of a machine that never leaves a decode out."""
 
 Rank = TypeVar("Rank", int, tuple[int, ...])
 """Whose memory is taken last: the lower."""
@@ -52,6 +54,12 @@ def is_aged(skips: int, max_preemptions: int) -> bool:
 def decode_places(prompts: int, prompt_tokens: int, batch_requests: int, batch_tokens: int) -> int:
     """How many decodes run beside ``prompts`` that have ``prompt_tokens`` in all."""
     return min(batch_requests - prompts, max(batch_tokens - prompt_tokens, 0))
+
+
+def max_decodes(batch_requests: int, batch_tokens: int) -> int:
+    """How many decodes run where no prompt does: were there more, the last would stand still until
+    one of the first ends."""
+    return min(decode_places(0, 0, batch_requests, batch_tokens), UNBOUNDED_DECODES)
 
 
 @shared

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from splitwise.scheduling.batching import UNBOUNDED_DECODES
 from splitwise.scheduling.pool import Pool
 from splitwise.scheduling.ranking import OUT, Ranking, new_ranking, rank_all, set_key
 from splitwise.scheduling.shared import shared
@@ -21,8 +22,11 @@ class ClusterState(NamedTuple):
 
     ``pending_tokens`` counts prompt tokens without a first token yet, and 1 a request in its token
     phase. ``waiting`` counts requests that lie in the machine's queue. ``kv_tokens`` is cache in
-    use or promised. A machine that is ``draining`` ends what it has and gets nothing new,
-    for good or, in quarantine, for a while.
+    use or promised. ``decodes`` counts requests that are in their token phase or placed for it; in
+    one iteration the machine runs ``max_decodes`` at most, and beyond that others would only hold
+    cache: a machine with so many is as full as one without cache left. A machine
+    that is ``draining`` ends what it has and gets nothing new, for good or, in quarantine, for a
+    while.
 
     ``by_pending`` has the least pending first; ``by_kv`` the machine with the most room, or, where
     its size does not count (``is_sized``), with the least cache in use or promised; ``by_queue``
@@ -38,6 +42,8 @@ class ClusterState(NamedTuple):
     waiting: NDArray[np.int64]
     kv_tokens: NDArray[np.int64]
     kv_capacity_tokens: NDArray[np.int64]
+    decodes: NDArray[np.int64]
+    max_decodes: NDArray[np.int64]
     role_changes: NDArray[np.int64]
     by_pending: Ranking
     by_kv: Ranking
@@ -45,7 +51,10 @@ class ClusterState(NamedTuple):
 
 
 def new_cluster(
-    home: NDArray[np.int8], kv_capacity_tokens: NDArray[np.int64], is_sized: bool = True
+    home: NDArray[np.int8],
+    kv_capacity_tokens: NDArray[np.int64],
+    is_sized: bool = True,
+    max_decodes: int = UNBOUNDED_DECODES,
 ) -> ClusterState:
     """Idle machines, each in its home pool.
 
@@ -67,6 +76,8 @@ def new_cluster(
         waiting=zeros(),
         kv_tokens=zeros(),
         kv_capacity_tokens=kv_capacity_tokens.astype(np.int64),
+        decodes=zeros(),
+        max_decodes=np.full(count, max_decodes, dtype=np.int64),
         role_changes=zeros(),
         by_pending=new_ranking(len(Pool), count),
         by_kv=new_ranking(len(Pool), count),
@@ -135,7 +146,13 @@ def take_out(cluster: ClusterState, machine: int) -> None:
     rank(cluster, machine)
 
 
-def bring_back(cluster: ClusterState, machine: int, pool: Pool, kv_capacity_tokens: int) -> None:
+def bring_back(
+    cluster: ClusterState,
+    machine: int,
+    pool: Pool,
+    kv_capacity_tokens: int,
+    max_decodes: int = UNBOUNDED_DECODES,
+) -> None:
     """A machine that was lost is up again, idle, in its (perhaps new) home pool."""
     is_resized = cluster.kv_capacity_tokens[machine] != kv_capacity_tokens
     cluster.home[machine] = pool
@@ -144,6 +161,8 @@ def bring_back(cluster: ClusterState, machine: int, pool: Pool, kv_capacity_toke
     cluster.waiting[machine] = 0
     cluster.kv_tokens[machine] = 0
     cluster.kv_capacity_tokens[machine] = kv_capacity_tokens
+    cluster.decodes[machine] = 0
+    cluster.max_decodes[machine] = max_decodes
     cluster.up[machine] = True
     cluster.draining[machine] = False
     if is_resized and not _stands_in_order(cluster, machine):
@@ -202,6 +221,8 @@ def rank(cluster: ClusterState, machine: int) -> None:
     if takes_requests(cluster, machine):
         pending = float(cluster.pending_tokens[machine])
         kv = float(cluster.kv_tokens[machine])
+        if cluster.decodes[machine] >= cluster.max_decodes[machine]:
+            kv = max(kv, float(cluster.kv_capacity_tokens[machine]))
         if cluster.is_sized[machine]:
             kv -= float(cluster.kv_capacity_tokens[machine])
         if cluster.waiting[machine] == 0:
@@ -233,10 +254,12 @@ def _rank_all(cluster: ClusterState) -> None:
     )
     order = np.argsort(-arrays.kv_capacity_tokens, kind="stable")
     is_in = arrays.up & ~arrays.draining & (arrays.pool == np.arange(len(Pool))[:, None])
-    room_tokens = arrays.kv_tokens - np.where(arrays.is_sized, arrays.kv_capacity_tokens, 0)
+    capacity_tokens = arrays.kv_capacity_tokens
+    is_full = (arrays.decodes >= arrays.max_decodes) & (arrays.kv_tokens < capacity_tokens)
+    taken = np.where(is_full, capacity_tokens, arrays.kv_tokens)
     for ranking, key in (
         (cluster.by_pending, arrays.pending_tokens),
-        (cluster.by_kv, room_tokens),
+        (cluster.by_kv, taken - np.where(arrays.is_sized, capacity_tokens, 0)),
         (cluster.by_queue, np.where(arrays.waiting == 0, 0.0, OUT)),
     ):
         rank_all(ranking, order, np.where(is_in, key, OUT))
@@ -270,16 +293,23 @@ def is_queue_long(cluster: ClusterState, machine: int, prompt_tokens: int, thres
 @shared
 def is_memory_full(cluster: ClusterState, machine: int, kv_tokens: int) -> bool:
     """Whether the machine cannot promise ``kv_tokens`` more with some to spare."""
+    if cluster.decodes[machine] >= cluster.max_decodes[machine]:
+        return True
     return bool(cluster.kv_tokens[machine] + kv_tokens >= cluster.kv_capacity_tokens[machine])
 
 
 @shared
 def room_tokens(cluster: ClusterState, machine: int) -> int:
-    """Cache that the machine has neither in use nor promised."""
-    return int(cluster.kv_capacity_tokens[machine] - cluster.kv_tokens[machine])
+    """Cache that the machine has for newcomers."""
+    left = int(cluster.kv_capacity_tokens[machine] - cluster.kv_tokens[machine])
+    if cluster.decodes[machine] >= cluster.max_decodes[machine]:
+        return min(left, 0)
+    return left
 
 
 @shared
 def has_room(cluster: ClusterState, machine: int, kv_tokens: int) -> bool:
     """Whether the machine holds ``kv_tokens`` more now."""
+    if cluster.decodes[machine] >= cluster.max_decodes[machine]:
+        return False
     return bool(cluster.kv_tokens[machine] + kv_tokens <= cluster.kv_capacity_tokens[machine])

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from splitwise.scheduling.batching import UNBOUNDED_DECODES, max_decodes
 from splitwise.scheduling.cluster_state import new_cluster
 from splitwise.scheduling.ranking import new_ranking
 from splitwise.simulation import state as st
@@ -42,14 +43,16 @@ def new_state(
         [group.times.kv_capacity_tokens for group in groups], [group.count for group in groups]
     )
     grows = options.cache == "grown"
+    decodes = UNBOUNDED_DECODES
     if grows:
+        decodes = max_decodes(options.batch_requests, options.batch_tokens)
         capacity = capacity // options.block_tokens * options.block_tokens
     table = new_requests(requests, int(capacity.max()))
     span_s = max(float(requests.arrival_s[-1]), 1.0)
     whole = table["prompt_tokens"] + table["output_tokens"]  # a retry's prompt may be almost that
     longest = int(whole.max()) + options.batch_tokens + st.MAX_SLOTS
     machines_known = new_cluster(
-        home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size
+        home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size, decodes
     )
     return st.State(
         machines_known,

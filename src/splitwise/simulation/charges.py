@@ -1,8 +1,9 @@
 """What a request is charged to its two machines, in the numbers that ``placement`` decides on.
 
 Promised, a token machine is charged the whole request as it is placed. Where the cache grows, it is
-charged what is known: prompt, output so far and the next token, in whole blocks, as the server's
-ledger does. A prompt machine that sends its cache away is charged the prompt and a token.
+charged what is known: prompt, output so far and the next token, in whole blocks, and one of its
+decodes if there is a token phase, as the server's ledger does. A prompt machine that sends its
+cache away is charged the prompt and a token.
 """
 
 from typing import Any
@@ -34,6 +35,13 @@ def prompt_charge(state: Any, one: Any) -> int:
 
 
 @inlined
+def count_decode(state: Any, one: Any, change: int) -> None:
+    """One decode more on its token machine, or one less; only a growing cache bounds them."""
+    if state.rules.cache_grows and one.output_tokens > 1:
+        state.cluster.decodes[one.token_machine] += change
+
+
+@inlined
 def charge(state: Any, one: Any) -> None:
     """Book what a request brings to its machines."""
     cluster = state.cluster
@@ -41,6 +49,7 @@ def charge(state: Any, one: Any) -> None:
     cluster.pending_tokens[prompt] += one.prompt_tokens
     cluster.pending_tokens[token] += 1
     cluster.kv_tokens[token] += token_charge(state, one, 0)
+    count_decode(state, one, 1)
     if prompt != token:
         cluster.kv_tokens[prompt] += prompt_charge(state, one)
         rank(cluster, token)
@@ -56,6 +65,7 @@ def uncharge(state: Any, one: Any, generated: int) -> None:
         cluster.pending_tokens[prompt] -= one.prompt_tokens
     cluster.pending_tokens[token] -= 1
     cluster.kv_tokens[token] -= token_charge(state, one, generated)
+    count_decode(state, one, -1)
     if prompt != token and one.phase <= Phase.ARRIVED:
         cluster.kv_tokens[prompt] -= prompt_charge(state, one)
     rank(cluster, prompt)

@@ -52,8 +52,9 @@ class Options:
     ``cache`` is what is known of a request's cache as it is placed. ``"promised"``: all of it, as
     if the length of the output were known. ``"grown"``: the prompt and a token, in whole blocks of
     ``block_tokens``, as a server's cluster scheduler knows it. Requests then wait in one line for
-    machines with room, and where a token machine's blocks run out as outputs grow, it preempts the
-    youngest request, which returns to the head of the line with its tokens so far in its prompt.
+    machines with room, for cache and in a batch. Where a token machine's blocks run out as outputs
+    grow, it preempts the youngest request, which returns to the head of the line with its tokens so
+    far in its prompt.
 
     ``rank_by_size`` sends tokens to the machine with the most room; without it, to the one that
     holds least. Among machines of one size it is the same.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from splitwise.scheduling.batching import order_running
-from splitwise.simulation.charges import token_charge
+from splitwise.simulation.charges import count_decode, token_charge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.memory import leave_token_machine
 from splitwise.simulation.state import NONE, Phase
@@ -158,3 +158,4 @@ def finish(state: Any, machine: int, slot: int, now: float) -> None:
     state.cluster.pending_tokens[machine] -= 1
     leave_token_machine(state, one)
     state.cluster.kv_tokens[machine] -= token_charge(state, one, one.output_tokens)
+    count_decode(state, one, -1)

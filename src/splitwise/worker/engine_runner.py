@@ -44,7 +44,9 @@ class EngineRunner(MachineRunner):
             resources.callback(sender.close)
             self._machine = Machine(engine, sender, receiver, say, options.limits, options.policy)
             self._ends = resources.pop_all()
-        self.facts = MachineFacts(engine.model, engine.layout, receiver.addresses)
+        self.facts = MachineFacts(
+            engine.model, engine.layout, receiver.addresses, options.limits.max_decodes
+        )
 
     def _make_sender(self, engine: Engine, options: WorkerOptions) -> MachineSender:
         def of_rank(rank_id: str, _: int, on_event: OnSenderEvent) -> KVSender:

@@ -81,6 +81,11 @@ class MachineLimits(msgspec.Struct, frozen=True):
     """Layers are handed to the transfer together until they make up this much: waking its thread
     for every small layer costs the prompt more than it gains."""
 
+    @property
+    def max_decodes(self) -> int:
+        """Requests that all have a place in an iteration without prompts."""
+        return batching.max_decodes(self.batch_requests, self.prompt_batch_tokens)
+
 
 class _Abandoned(Exception):
     """Every request of the running iteration was cancelled meanwhile."""

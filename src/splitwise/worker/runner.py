@@ -22,6 +22,7 @@ import msgspec
 
 from splitwise.engine.base import ModelInfo
 from splitwise.protocol.messages import Cancel, Expect, MachineStatus, RunPrompt
+from splitwise.scheduling.batching import UNBOUNDED_DECODES
 from splitwise.transfer import CacheLayout, ReceiverAddress
 
 Command = RunPrompt | Expect | Cancel
@@ -37,6 +38,9 @@ class MachineFacts:
     layout: CacheLayout
     addresses: list[ReceiverAddress]
     """One a rank."""
+    max_decodes: int = UNBOUNDED_DECODES
+    """Requests in their token phase that all get a token an iteration; the cluster scheduler places
+    no more here. Without a bound an engine that schedules itself takes what its cache holds."""
 
 
 class MachineRunner(ABC):

@@ -116,7 +116,12 @@ class Session:
     async def _register(self, wire: Wire[ToWorker], facts: MachineFacts) -> None:
         options = self._options
         machine = Register(
-            options.machine_id, options.pool, facts.model, facts.layout, facts.addresses
+            options.machine_id,
+            options.pool,
+            facts.model,
+            facts.layout,
+            facts.addresses,
+            facts.max_decodes,
         )
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
