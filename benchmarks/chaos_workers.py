@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO
 import httpx
 import psutil
 
+from processes import free_port
 from splitwise.engine.faulty import FAULTS_VARIABLE
 from tcp_proxy import TcpProxy
 
@@ -129,9 +129,3 @@ def environment_with(faults: Path) -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

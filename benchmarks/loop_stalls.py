@@ -32,6 +32,7 @@ from rich.table import Table
 
 from common import write_result
 from hostile import CONTEXT_TOKENS, HOSTILE, SMALL, Asked
+from processes import free_port
 from splitwise.engine.model_files import resolve_model
 from stall_meter import Stall, StallMeter
 
@@ -67,7 +68,7 @@ def _server() -> Iterator[tuple[int, Connection]]:
         model = _model_without_weights(Path(folder) / "model")
         context = mp.get_context("spawn")
         ours, theirs = context.Pipe()
-        port = _free_port()
+        port = free_port()
         arguments = [str(model), f"--port={port}", "--engine=null", "--mixed=1"]
         child = context.Process(target=_serve, args=(arguments, theirs))
         child.start()
@@ -92,14 +93,6 @@ def _model_without_weights(folder: Path) -> Path:
     config["max_position_embeddings"] = CONTEXT_TOKENS
     (folder / "config.json").write_text(json.dumps(config))
     return folder
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_up(port: int) -> None:
