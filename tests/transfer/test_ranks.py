@@ -261,7 +261,7 @@ def test_each_head_of_each_target_comes_from_one_source(
 
 
 def test_ranks_that_hold_the_same_heads_share_the_work() -> None:
-    assert parts_of(2, 4, 4) == [Part(0, 0), Part(1, 1), Part(2, 2), Part(3, 3)]
+    assert parts_of(2, 4, 4) == (Part(0, 0), Part(1, 1), Part(2, 2), Part(3, 3))
 
 
 def test_heads_that_cannot_be_dealt_out() -> None:

@@ -18,7 +18,7 @@ from splitwise.cluster.pools import MachineView, PoolError, Pools, UnknownMachin
 from splitwise.gateway.http.asgi import Application, Receive, Scope, Send
 from splitwise.gateway.http.exchange import HttpLimits, Reply, Request
 from splitwise.gateway.openai.errors import ApiError, invalid
-from splitwise.gateway.openai.failures import failures_answered
+from splitwise.gateway.openai.failures import answer_failures
 from splitwise.gateway.openai.validation import decode
 from splitwise.scheduling.pool import POOL_NAMES
 
@@ -59,10 +59,11 @@ class Admin:
             return
         request = Request(scope, receive)
         reply = Reply(send, request.id)
-        async with (
-            failures_answered(request, reply, self._limits),
-            asyncio.timeout(self._limits.max_request_s),
-        ):
+        exchange = self._answer_in_time(scope, request, reply)
+        await answer_failures(exchange, request, reply, self._limits)
+
+    async def _answer_in_time(self, scope: Scope, request: Request, reply: Reply) -> None:
+        async with asyncio.timeout(self._limits.max_request_s):
             self._authenticate(scope)
             answer = await self._answer(request)
             await reply.body(200, msgspec.json.encode(answer))

@@ -117,10 +117,14 @@ class Wire(asyncio.Protocol, Generic[In]):
             EOFError: the peer closed the connection (ConnectionError: or it broke).
             WireError: the bytes are not a message.
         """
-        (length,) = _LENGTH.unpack(await self.read(_LENGTH.size))
+        await self._until_read(_LENGTH.size)
+        (length,) = _LENGTH.unpack_from(self._unread)
         if length > MAX_MESSAGE_BYTES:
             raise WireError(f"message of {length} bytes; at most {MAX_MESSAGE_BYTES} are taken")
-        body = await self.read(length)
+        end = _LENGTH.size + length
+        await self._until_read(end)
+        body = bytes(self._unread[_LENGTH.size : end])
+        del self._unread[:end]
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

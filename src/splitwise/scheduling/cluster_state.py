@@ -242,9 +242,13 @@ def move(cluster: ClusterState, machine: int, pool: int) -> None:
 @shared
 def _set_keys(cluster: ClusterState, machine: int, pending: float, kv: float, queue: float) -> None:
     pool = cluster.pool[machine]
-    set_key(cluster.by_pending, pool, machine, pending)
-    set_key(cluster.by_kv, pool, machine, kv)
-    set_key(cluster.by_queue, pool, machine, queue)
+    # Most changes leave two of the three as they are, and a call costs more than a look.
+    if cluster.by_pending.key[pool, machine] != pending:
+        set_key(cluster.by_pending, pool, machine, pending)
+    if cluster.by_kv.key[pool, machine] != kv:
+        set_key(cluster.by_kv, pool, machine, kv)
+    if cluster.by_queue.key[pool, machine] != queue:
+        set_key(cluster.by_queue, pool, machine, queue)
 
 
 def _rank_all(cluster: ClusterState) -> None:

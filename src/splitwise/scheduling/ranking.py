@@ -82,10 +82,8 @@ def first_of_leaves(ranking: Ranking, row: int, leaves: int) -> int:
 
 @shared
 def set_key(ranking: Ranking, row: int, machine: int, key: float) -> None:
-    """Give ``machine`` a new key and replay its matches."""
+    """Give ``machine`` a key, and replay its matches."""
     keys, winner = ranking.key, ranking.winner
-    if keys[row, machine] == key:
-        return
     keys[row, machine] = key
     best, best_key = machine, key
     node = keys.shape[1] + ranking.leaf[machine]

@@ -205,6 +205,8 @@ class MachineReceiver:
 
 def _outcome(transfer_id: str, ended: Sequence[Event]) -> Event:
     """Of a transfer whose parts have ended so: as the worst of them."""
+    if len(ended) == 1 and ended[0].transfer_id == transfer_id:
+        return ended[0]
     for event in ended:
         if isinstance(event, Failed):
             return Failed(transfer_id, event.reason)

@@ -1,6 +1,7 @@
 """Which ranks of one machine send what they hold of a cache to which of another."""
 
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Part:
     target: int
 
 
-def parts_of(all_heads: int, sources: int, targets: int) -> list[Part]:
+@cache
+def parts_of(all_heads: int, sources: int, targets: int) -> tuple[Part, ...]:
     """The parts in which each target rank gets each of its heads once.
 
     Of several source ranks that hold the same head the one at the nearest place sends it, so that
@@ -25,7 +27,7 @@ def parts_of(all_heads: int, sources: int, targets: int) -> list[Part]:
     for ranks in (sources, targets):
         if all_heads % ranks and ranks % all_heads:
             raise ValueError(f"{all_heads} KV heads cannot be dealt out to {ranks} ranks")
-    parts = []
+    parts: list[Part] = []
     for target in range(targets):
         wanted = heads_of(target, targets, all_heads)
         nearest = sorted(range(sources), key=lambda rank: abs(rank * targets - target * sources))
@@ -33,7 +35,7 @@ def parts_of(all_heads: int, sources: int, targets: int) -> list[Part]:
             if held := wanted & heads_of(source, sources, all_heads):
                 wanted -= held
                 parts.append(Part(source, target))
-    return parts
+    return tuple(parts)
 
 
 def heads_of(rank: int, ranks: int, all_heads: int) -> set[int]:

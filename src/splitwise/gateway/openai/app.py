@@ -28,7 +28,7 @@ from splitwise.gateway.openai.chat import chat_prompt, prepare_chat
 from splitwise.gateway.openai.completions import prepare_completion
 from splitwise.gateway.openai.deadline import deadline_passed, time_limit_s
 from splitwise.gateway.openai.errors import ApiError
-from splitwise.gateway.openai.failures import failures_answered
+from splitwise.gateway.openai.failures import answer_failures
 from splitwise.gateway.openai.gate import Gate
 from splitwise.gateway.openai.generate import Job, Runner
 from splitwise.gateway.openai.jobs import Front, Origin, encode_prompt
@@ -99,12 +99,11 @@ class App:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
         request = Request(scope, receive)
         reply = Reply(send, request.id)
-        async with failures_answered(request, reply, self._limits):
-            self._gate.check(request)
-            await self._answer_in_time(request, reply)
+        await answer_failures(self._answer_in_time(request, reply), request, reply, self._limits)
 
     async def _answer_in_time(self, request: Request, reply: Reply) -> None:
         """Whatever still runs for the request at its deadline is cancelled, on the cluster too."""
+        self._gate.check(request)
         limit_s = time_limit_s(request.timeout, self._limits.max_request_s)
         try:
             async with asyncio.timeout(limit_s) as deadline:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 
 from splitwise.gateway.http.exchange import (
     BodyTimeout,
@@ -19,13 +18,12 @@ from splitwise.gateway.openai.errors import FORESEEN, ApiError, as_api_error
 log = logging.getLogger(__name__)
 
 
-@asynccontextmanager
-async def failures_answered(
-    request: Request, reply: Reply, limits: HttpLimits
-) -> AsyncIterator[None]:
-    """Whatever is raised inside becomes the answer, or the last event of a stream."""
+async def answer_failures(
+    exchange: Awaitable[None], request: Request, reply: Reply, limits: HttpLimits
+) -> None:
+    """Whatever ``exchange`` raises becomes the answer, or the last event of a stream."""
     try:
-        yield
+        await exchange
     except Disconnected:
         log.debug("request %s: the client went away", request.id)
     except asyncio.CancelledError:

@@ -9,7 +9,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -75,11 +75,8 @@ class Running:
 
     def take(self, chunk: Chunk) -> Iterator[Delta]:
         """What it adds to the answer; a long chunk in pieces."""
-        samples, most = chunk.samples, self._at_once
-        for start in range(0, len(samples) or 1, most):
-            is_last = start + most >= len(samples)
-            piece = samples if len(samples) <= most else samples[start : start + most]
-            yield self._take(Chunk(piece, chunk.finish if is_last else None))
+        for piece in _pieces(chunk, self._at_once):
+            yield self._take(piece)
             if self.answer.finish is not None:
                 self._end(is_over=chunk.finish is not None)
                 return
@@ -155,6 +152,16 @@ class Runner:
         return Running(answer, stream, self._metrics, arrived_s)
 
 
+def _pieces(chunk: Chunk, at_most: int) -> Sequence[Chunk]:
+    """The chunk in pieces of so many samples."""
+    samples = chunk.samples
+    if len(samples) <= at_most:
+        return (chunk,)
+    pieces = [Chunk(samples[i : i + at_most], None) for i in range(0, len(samples), at_most)]
+    pieces[-1] = Chunk(pieces[-1].samples, chunk.finish)
+    return pieces
+
+
 async def _stream(job: Job, answers: list[Running], reply: Reply, pace: Pace) -> None:
     each = job.stream_options.continuous_usage_stats
     async with aclosing(_deltas(answers, pace)) as deltas:
@@ -201,7 +208,6 @@ async def _deltas(
         running = answers[0]
         while running.answer.finish is None:
             chunk = await running.next()
-            pace.begin()
             for place, delta in enumerate(running.take(chunk)):
                 if place:
                     await pace.rest()

@@ -19,6 +19,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 _LONGEST_CHARACTER_BYTES: Final = 4
+_BEYOND_ASCII: Final = 0x80
+"""The first byte that is not a whole character by itself."""
 _PROMPT_TOKENS: Final = 4
 """How much of the prompt is looked at. One token is enough for a leading space; the others are for
 decoders that tidy up around punctuation."""
@@ -94,6 +96,8 @@ class ByteLevelStream:
         for token in islice(reversed(prompt), _LOOKED_AT):
             if token not in self._skipped:
                 data = self._bytes[token] + data
+            if data and data[-1] < _BEYOND_ASCII:
+                return b""
             if len(data) >= _LONGEST_CHARACTER_BYTES:
                 break
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
