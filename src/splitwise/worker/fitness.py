@@ -6,6 +6,7 @@ An iteration with a task that cannot run would cost the others in it, too.
 from splitwise.engine.base import ModelInfo
 from splitwise.protocol.messages import TaskSpec
 from splitwise.transfer.layout import CacheLayout
+from splitwise.transfer.ranks import parts_of
 
 
 def unfit_reason(
@@ -26,7 +27,7 @@ def unfit_reason(
     if min(spec.history) < 0 or max(spec.history) >= model.vocab_size:
         return f"token ids outside 0 to {model.vocab_size - 1}"
     try:
-        layout.of_rank(0, other_ranks)
+        parts_of(layout.all_heads, 1, other_ranks)
     except ValueError as error:
         return f"the other machine: {error}"
     return None

@@ -1,7 +1,7 @@
 """A task on a machine: one attempt at a request, in one or both of its phases."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
 
@@ -78,7 +78,7 @@ class Task:
 
     def prompt_work(self, like: int | None = None) -> Work:
         """The whole history in one pass, or with that of an entry ``like`` it."""
-        return replace(self._work(self.history, start=0), like=like)
+        return self._work(self.history, start=0, like=like)
 
     def token_work(self) -> Work:
         """The newest token, whose keys and values are not in the cache yet."""
@@ -93,7 +93,7 @@ class Task:
             return FinishReason.LENGTH
         return None
 
-    def _work(self, tokens: list[int], start: int) -> Work:
+    def _work(self, tokens: list[int], start: int, like: int | None = None) -> Work:
         return Work(
             tokens=tokens,
             start=start,
@@ -101,6 +101,7 @@ class Task:
             sampling=self.spec.sampling,
             history=self.history,
             prompt_tokens=self.spec.prompt_tokens,
+            like=like,
         )
 
 
