@@ -89,20 +89,27 @@ class Ledger:
         decodes: int = 0,
     ) -> None:
         """Make the charge what is given, and tell the machine's numbers by how much it changed."""
-        was = charge.pending_tokens, charge.waiting, charge.kv_tokens, charge.decodes
-        becomes = pending_tokens, waiting, kv_tokens, decodes
-        if was == becomes:
+        more_pending = pending_tokens - charge.pending_tokens
+        more_waiting = waiting - charge.waiting
+        more_kv = kv_tokens - charge.kv_tokens
+        more_decodes = decodes - charge.decodes
+        if not (more_pending or more_waiting or more_kv or more_decodes):
             return
-        is_release = pending_tokens < was[0] or waiting < was[1] or kv_tokens < was[2]
         cluster, machine = self._roster.cluster, charge.machine
-        cluster.pending_tokens[machine] += pending_tokens - charge.pending_tokens
-        cluster.waiting[machine] += waiting - charge.waiting
-        cluster.kv_tokens[machine] += kv_tokens - charge.kv_tokens
-        if decodes != charge.decodes:
-            cluster.decodes[machine] += decodes - charge.decodes
-        charge.pending_tokens, charge.waiting, charge.kv_tokens, charge.decodes = becomes
+        if more_pending:
+            charge.pending_tokens = pending_tokens
+            cluster.pending_tokens[machine] += more_pending
+        if more_waiting:
+            charge.waiting = waiting
+            cluster.waiting[machine] += more_waiting
+        if more_kv:
+            charge.kv_tokens = kv_tokens
+            cluster.kv_tokens[machine] += more_kv
+        if more_decodes:
+            charge.decodes = decodes
+            cluster.decodes[machine] += more_decodes
         rank(cluster, machine)
-        if not is_release:
+        if more_pending >= 0 and more_waiting >= 0 and more_kv >= 0 and more_decodes >= 0:
             return
         self.releases += 1
         if is_idle(cluster, machine):

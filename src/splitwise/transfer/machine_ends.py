@@ -27,7 +27,7 @@ from splitwise.transfer.events import (
     Sent,
     TransferStats,
 )
-from splitwise.transfer.ranks import part_id, parts_of, rank_id
+from splitwise.transfer.ranks import Part, part_id, parts_of, rank_id
 from splitwise.transfer.receiver import KVReceiver
 from splitwise.transfer.sender import KVSender
 
@@ -53,16 +53,20 @@ class _Transfers:
         self._transfer_of: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def add(self, transfer_id: str, ranks: dict[str, int]) -> None:
-        """
+    def add(self, transfer_id: str, parts: Sequence[Part], ranks: Sequence[int]) -> list[str]:
+        """Enter a transfer of these parts, each with the rank that has it here; returns their ids.
+
         Raises:
             ValueError: the id is in use.
         """
+        ids = [part_id(transfer_id, part, len(parts)) for part in parts]
         with self._lock:
             if transfer_id in self.by_id:
                 raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
-            self.by_id[transfer_id] = _Parts(ranks)
-            self._transfer_of.update(dict.fromkeys(ranks, transfer_id))
+            self.by_id[transfer_id] = _Parts(dict(zip(ids, ranks, strict=True)))
+            for id_ in ids:
+                self._transfer_of[id_] = transfer_id
+        return ids
 
     def drop(self, transfer_id: str) -> None:
         """It was not begun after all."""
@@ -122,12 +126,10 @@ class MachineSender:
     ) -> None:
         """As ``KVSender.begin``, to the ranks of a machine."""
         parts = parts_of(self._all_heads, len(self._ranks), len(target))
-        ids = {part: part_id(transfer_id, part, len(parts)) for part in parts}
-        self._transfers.add(transfer_id, {ids[part]: part.source for part in parts})
+        ids = self._transfers.add(transfer_id, parts, [part.source for part in parts])
         try:
-            for part in parts:
-                sender = self._ranks[part.source]
-                sender.begin(ids[part], target[part.target], blocks, all_ready)
+            for id_, part in zip(ids, parts, strict=True):
+                self._ranks[part.source].begin(id_, target[part.target], blocks, all_ready)
         except ValueError:
             self._transfers.drop(transfer_id)
             raise
@@ -183,12 +185,11 @@ class MachineReceiver:
     ) -> None:
         """As ``KVReceiver.expect``, from a machine of so many ranks."""
         parts = parts_of(self._all_heads, source_ranks, len(self._ranks))
-        ids = {part: part_id(transfer_id, part, len(parts)) for part in parts}
-        self._transfers.add(transfer_id, {ids[part]: part.target for part in parts})
+        ids = self._transfers.add(transfer_id, parts, [part.target for part in parts])
         try:
-            for part in parts:
+            for id_, part in zip(ids, parts, strict=True):
                 sender_id = rank_id(source_id, part.source, source_ranks)
-                self._ranks[part.target].expect(ids[part], sender_id, blocks)
+                self._ranks[part.target].expect(id_, sender_id, blocks)
         except ValueError:
             self._transfers.drop(transfer_id)
             raise

@@ -21,7 +21,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -237,9 +236,11 @@ class KVSender:
             if left_s <= 0 and is_overdue:
                 raise TimeoutError
             is_overdue = left_s <= 0
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(GRACE_S if is_overdue else left_s):
                     return await transfer.mailbox.get()
+            except TimeoutError:
+                continue
 
     async def _put(self, transfer: Outgoing, ready: LayerReady) -> None:
         assert transfer.grant is not None
