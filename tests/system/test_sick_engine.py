@@ -69,3 +69,25 @@ def test_a_worker_whose_engine_hangs_while_it_reports_is_replaced(
     threading.Timer(0.3, (faults / name).write_text, ("hang",)).start()
     serve_all(url)
     assert f"machine {name} lost: it reports, but computes nothing" in process.log
+
+
+def test_a_worker_of_elsewhere_whose_engine_hangs_ends(faults: Path) -> None:
+    """Nobody kills it; what watches it there, as systemd does, can start it anew."""
+    port, join = free_port(), free_port()
+    null = "--engine=null"
+    serve = ["serve", f"--port={port}", f"--scheduler-port={join}", "--mixed=1", "--max-stall-s=2"]
+    server = CommandProcess(*serve, "--external-workers=1", null, cluster_key="a key")
+    server.wait_for("waiting for 1 workers")
+    worker = CommandProcess(
+        *("worker", f"--join=127.0.0.1:{join}", "--machine-id=elsewhere", "--max-stall-s=2", null),
+        cluster_key="a key",
+    )
+    try:
+        server.wait_for("ready: ")
+        (faults / "elsewhere").write_text("hang")
+        serve_all(f"http://127.0.0.1:{port}")
+        worker.wait_for("the engine has done nothing for 2 s")
+        assert worker.wait() == 1
+    finally:
+        worker.kill()
+        server.kill()

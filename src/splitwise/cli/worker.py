@@ -55,6 +55,13 @@ def worker(
         float,
         typer.Option(min=0, help="How long to dial again when the cluster scheduler is lost."),
     ] = 300.0,
+    max_stall_s: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="How long the engine may hang when the cluster gave it up (then exit code 1).",
+        ),
+    ] = 300.0,
     machine_id: Annotated[
         str,
         typer.Option(
@@ -96,6 +103,7 @@ def worker(
                 transfer_port=transfer_port,
                 announce=_address("--announce", announce) if announce else None,
                 rejoin_s=rejoin_s,
+                max_stall_s=max_stall_s,
                 transport=None if settings.transport == "auto" else settings.transport,
                 checksum=settings.checksum,
                 tls=settings.cluster_tls,

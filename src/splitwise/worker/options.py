@@ -17,6 +17,10 @@ class SchedulerLost(WorkerError):
     """The worker was part of the cluster, and its scheduler is gone."""
 
 
+class EngineHangs(WorkerError):
+    """What the engine computes does not come to an end; only the process can."""
+
+
 class WorkerOptions(msgspec.Struct, frozen=True):
     """How a worker is to run its machine."""
 
@@ -33,6 +37,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """The address under which others dial that, where it is another."""
     rejoin_s: float = 0.0
     """How long to dial again when the cluster scheduler is lost."""
+    max_stall_s: float = 300.0
+    """How long an engine may do no layer and no iteration when the session is over."""
     transport: str | None = None
     """Force this transport; None chooses by what both ends can do."""
     checksum: bool = False

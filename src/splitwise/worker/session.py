@@ -34,7 +34,7 @@ from splitwise.protocol.messages import (
 from splitwise.protocol.registration import register
 from splitwise.protocol.wire import Wire, WireError
 from splitwise.scheduling.silence import BEAT_PERIOD_S
-from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
+from splitwise.worker.options import EngineHangs, SchedulerLost, WorkerError, WorkerOptions
 from splitwise.worker.outbox import Outbox, SocketOutbox, WireOutbox
 from splitwise.worker.runner import MachineFacts, MachineRunner, OpenRunner
 
@@ -77,7 +77,8 @@ class Session:
 
         Raises:
             SchedulerLost: the cluster scheduler is gone.
-            WorkerError: it cannot be reached, or refuses this machine.
+            EngineHangs: it was to end, and the engine does not.
+            WorkerError: the cluster scheduler cannot be reached, or refuses this machine.
         """
         async with AsyncExitStack() as resources:
             runner = await self._open_runner(self._say)
@@ -160,7 +161,7 @@ class Session:
             for end in ends:
                 end.cancel()
             await asyncio.wait(ends[1:])
-            await _until_idle(run)
+            await _until_idle(run, runner, self._options.max_stall_s)
         for end in ends:
             if not end.cancelled():
                 end.result()
@@ -187,10 +188,21 @@ class Session:
             await asyncio.sleep(BEAT_PERIOD_S)
 
 
-async def _until_idle(run: asyncio.Task[None]) -> None:
+async def _until_idle(run: asyncio.Task[None], runner: MachineRunner, max_stall_s: float) -> None:
     """Wait for what still runs of the machine: until it ends the cache is the engine's, however
-    long."""
+    long, as long as it gets on.
+
+    Raises:
+        EngineHangs: it does not.
+    """
+    loop = asyncio.get_running_loop()
+    steps, moved_s = runner.status().steps, loop.time()
     while not run.done():
-        await asyncio.wait([run], timeout=PATIENCE_S)
-        if not run.done():
-            log.warning("still waiting for the engine's iteration to end")
+        await asyncio.wait([run], timeout=min(PATIENCE_S, max_stall_s))
+        if run.done():
+            return
+        if steps != (steps := runner.status().steps):
+            moved_s = loop.time()
+        if loop.time() - moved_s >= max_stall_s:
+            raise EngineHangs(f"the engine has done nothing for {max_stall_s:g} s; look at it")
+        log.warning("still waiting for the engine's iteration to end")

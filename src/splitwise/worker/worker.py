@@ -3,11 +3,13 @@
 1. The engine is built once (weights, cache); it outlives the connections.
 2. A ``Session`` joins the cluster and serves. Where its scheduler is lost, the worker dials again
    for ``rejoin_s`` and comes back as the same machine, empty.
-3. SIGTERM (or Ctrl-C) asks the cluster to drain this machine, and a second one ends it at once.
+3. An engine that hangs when the session is over ends the process: nothing else can end it.
+4. SIGTERM (or Ctrl-C) asks the cluster to drain this machine, and a second one ends it at once.
 """
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import sys
@@ -17,7 +19,7 @@ from splitwise.collector import spare_collector
 from splitwise.engine.base import Engine
 from splitwise.engine.faulty import with_faults
 from splitwise.worker.engine_runner import opens_engine
-from splitwise.worker.options import SchedulerLost, WorkerError, WorkerOptions
+from splitwise.worker.options import EngineHangs, SchedulerLost, WorkerError, WorkerOptions
 from splitwise.worker.runner import OpenRunner
 from splitwise.worker.session import Session
 from splitwise.worker.trial import EngineFailed
@@ -43,6 +45,7 @@ class Worker:
         """Serve until told to stop.
 
         Raises:
+            EngineHangs: the session is over, but what its engine computes is not.
             WorkerError: the cluster scheduler cannot be reached, refuses this machine, or is gone
                 for longer than ``rejoin_s``; or the engine fails whatever it is given.
         """
@@ -55,6 +58,8 @@ class Worker:
                 return await self._session.run()
             except EngineFailed as failed:
                 raise WorkerError(str(failed)) from failed
+            except EngineHangs:
+                raise
             except SchedulerLost as lost:
                 patience_ends_s = _now_s() + self._options.rejoin_s
                 reason = str(lost)
@@ -104,4 +109,8 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
 
 
 async def _run(engine: Engine, options: WorkerOptions) -> None:
-    await Worker(opens_engine(engine, options), options).run()
+    try:
+        await Worker(opens_engine(engine, options), options).run()
+    except EngineHangs as hangs:
+        log.critical("%s; this worker ends", hangs)
+        os._exit(1)  # any other way out waits for the engine's thread
