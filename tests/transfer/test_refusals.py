@@ -74,12 +74,13 @@ def test_another_cluster_key(token: LocalMachine, transport: str) -> None:
         CacheLayout.flat(5, 32, 16, 1024),
         CacheLayout.flat(4, 32, 32, 1024),
         CacheLayout.flat(4, 32, 16, 2048),
+        msgspec.structs.replace(LAYOUT, form="another engine's"),
     ],
 )
 def test_another_layout(token: LocalMachine, transport: str, layout: CacheLayout) -> None:
     reason = refusal(Settings("prompt", layout, 1, transport=transport), token)
     assert "refused: cache layouts differ" in reason
-    assert "same model, dtype and block size" in reason
+    assert "same model, dtype, block size and engine" in reason
 
 
 def test_a_receiver_that_is_not_the_one_named(token: LocalMachine, transport: str) -> None:

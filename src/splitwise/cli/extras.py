@@ -24,6 +24,7 @@ EXTRA_OF: Final = {
     "matplotlib": "report",
     "pyarrow": "report",
     "ray": "ray",
+    "vllm": "vllm",
     "nixl": "nixl",
     "aiconfigurator_core": "predict",
 }

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.config import defaults_from_environment_and_file
+from splitwise.cli.engines import check_engine, model_folder
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.settings import to_arguments, with_settings
@@ -109,8 +110,6 @@ def serve(
 
     from splitwise.cli.access import CLUSTER_KEY_VARIABLE, read_access, take_secrets
     from splitwise.engine.errors import ModelError
-    from splitwise.engine.model_files import resolve_model
-    from splitwise.engine.null.engine import null_model
     from splitwise.gateway.admin import ADMIN_KEY_VARIABLE
     from splitwise.gateway.process import Gateway, ServeOptions
     from splitwise.launch.launcher import LaunchError, LocalLauncher
@@ -119,8 +118,8 @@ def serve(
     secrets = take_secrets()
     granted = read_access(host, access, secrets)
     try:
-        is_built_in = workers.engine == "null" and model is None
-        folder = null_model() if is_built_in else resolve_model(model)
+        folder = model_folder(model, workers.engine)
+        check_engine(workers, folder, is_here=any(machines) and not is_ray)
         policy = load_policy(workers.policy)
         options = ServeOptions(
             host=host,

@@ -2,21 +2,17 @@
 
 import os
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from splitwise.cli.engines import model_folder, run_engine
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.settings import with_settings
 from splitwise.cli.worker_settings import WorkerSettings
 from splitwise.scheduling.policies.policy import load_policy
 from splitwise.scheduling.pool import POOL_NAMES
-
-if TYPE_CHECKING:
-    import torch
-
-    from splitwise.engine.base import Engine
 
 
 @with_settings
@@ -84,45 +80,44 @@ def worker(
     host = host or _own_address(join_host, join_port)
 
     from splitwise.engine.errors import ModelError
+    from splitwise.engine.model_files import ModelFolder
     from splitwise.transfer import Deadlines
     from splitwise.worker.machine import MachineLimits
     from splitwise.worker.options import WorkerError, WorkerOptions
-    from splitwise.worker.worker import run_worker
 
     try:
         # ValueError says which argument the engine or the transfer cannot work with.
-        run_worker(
-            _engine(model, model_name, rank, settings),
-            WorkerOptions(
-                machine_id=machine_id or f"{role}-{socket.gethostname()}",
-                pool=POOL_NAMES[role],
-                join_host=join_host,
-                join_port=join_port,
-                cluster_key=cluster_key,
-                host=host,
-                transfer_port=transfer_port,
-                announce=_address("--announce", announce) if announce else None,
-                rejoin_s=rejoin_s,
-                max_stall_s=max_stall_s,
-                transport=None if settings.transport == "auto" else settings.transport,
-                checksum=settings.checksum,
-                tls=settings.cluster_tls,
-                deadlines=Deadlines(
-                    connect_s=settings.transfer_connect_s,
-                    write_s=settings.transfer_write_s,
-                    answer_s=settings.transfer_answer_s,
-                    stop_s=settings.transfer_stop_s,
-                    idle_s=settings.transfer_idle_s,
-                ),
-                cores=[int(core) for core in cores.split(",") if core],
-                limits=MachineLimits(
-                    prompt_batch_tokens=settings.prompt_batch_tokens,
-                    batch_requests=settings.batch_requests,
-                    one_piece_below_tokens=settings.one_piece_below,
-                ),
-                policy=load_policy(settings.policy),
+        options = WorkerOptions(
+            machine_id=machine_id or f"{role}-{socket.gethostname()}",
+            pool=POOL_NAMES[role],
+            join_host=join_host,
+            join_port=join_port,
+            cluster_key=cluster_key,
+            host=host,
+            transfer_port=transfer_port,
+            announce=_address("--announce", announce) if announce else None,
+            rejoin_s=rejoin_s,
+            max_stall_s=max_stall_s,
+            transport=None if settings.transport == "auto" else settings.transport,
+            checksum=settings.checksum,
+            tls=settings.cluster_tls,
+            deadlines=Deadlines(
+                connect_s=settings.transfer_connect_s,
+                write_s=settings.transfer_write_s,
+                answer_s=settings.transfer_answer_s,
+                stop_s=settings.transfer_stop_s,
+                idle_s=settings.transfer_idle_s,
             ),
+            cores=[int(core) for core in cores.split(",") if core],
+            limits=MachineLimits(
+                prompt_batch_tokens=settings.prompt_batch_tokens,
+                batch_requests=settings.batch_requests,
+                one_piece_below_tokens=settings.one_piece_below,
+            ),
+            policy=load_policy(settings.policy),
         )
+        found = model_folder(model, settings.engine)
+        run_engine(ModelFolder(found.path, model_name or found.name), rank, settings, options)
     except (ModelError, WorkerError, ValueError, OSError) as error:
         fail(error)
 
@@ -142,60 +137,3 @@ def _own_address(join_host: str, join_port: int) -> str:
         return own_address(join_host, join_port)
     except OSError as error:
         fail(f"--join {join_host}:{join_port}: no way leads there ({error})")
-
-
-def _engine(model: str | None, model_name: str, rank: int, settings: WorkerSettings) -> "Engine":
-    """
-    Raises:
-        ModelError: there is no such model, or it cannot be served.
-        ValueError: the engine cannot work with a setting.
-    """
-    from splitwise.engine.model_files import ModelFolder, resolve_model
-    from splitwise.engine.null.engine import NullEngine, null_model
-
-    is_null = settings.engine == "null"
-    found = null_model() if is_null and model is None else resolve_model(model)
-    folder = ModelFolder(found.path, model_name or found.name)
-    cache_memory_bytes = int(settings.kv_cache_gib * 2**30)
-    if is_null:
-        return NullEngine(
-            folder, cache_memory_bytes, settings.null_prompt_token_s, settings.null_iteration_s
-        )
-    from splitwise.engine.torch.engine import TorchEngine
-
-    return TorchEngine(
-        folder,
-        cache_memory_bytes,
-        device=device_of(settings.device, rank),
-        dtype=dtype_of(settings.dtype),
-        threads=settings.threads,
-        random_weights=settings.load_format == "dummy",
-    )
-
-
-def device_of(name: str, rank: int) -> str:
-    """The torch device of worker ``rank``: plain ``cuda`` deals the GPUs out in turn.
-
-    Raises:
-        ValueError: this machine has no such device.
-    """
-    import torch
-
-    if name == "cpu":
-        return name
-    available = torch.cuda.device_count()
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or not (index or "0").isdigit():
-        raise ValueError(f"--device {name!r}: choose cpu, cuda or cuda:N")
-    number = int(index) if index else rank % max(1, available)
-    if number >= available:
-        raise ValueError(f"--device {name!r}: torch finds {available} CUDA devices here; use cpu")
-    return f"cuda:{number}"
-
-
-def dtype_of(name: str) -> "torch.dtype | None":
-    """The torch type of that name; None, the device's usual one, for ``auto``."""
-    import torch
-
-    dtype: torch.dtype | None = None if name == "auto" else getattr(torch, name)
-    return dtype

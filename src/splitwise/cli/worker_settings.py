@@ -1,6 +1,6 @@
 """What ``serve`` and ``worker`` are told alike: ``serve`` passes it on to the workers it starts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -9,6 +9,8 @@ from splitwise.cli.policy import POLICY_HELP
 from splitwise.protocol.handshake.tls import TlsFiles
 from splitwise.scheduling.policies.policy import DEFAULT
 
+USUAL_CACHE_GIB: Final = 2.0
+
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One machine's settings. A field added here is an option of both commands and passed on
@@ -16,16 +18,27 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     device: Annotated[str, Meta(description="cpu, cuda or cuda:N.")] = "cpu"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], Meta(description="Of the weights.")
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Meta(description="Of the weights; auto: the engine's own choice."),
     ] = "auto"
     load_format: Annotated[
         Literal["auto", "dummy"],
         Meta(description="dummy: random weights, to measure without any."),
     ] = "auto"
     engine: Annotated[
-        Literal["torch", "null"],
-        Meta(description="null: fixed times and no model, to measure the rest."),
+        Literal["torch", "vllm", "null"],
+        Meta(
+            description="torch: our own; vllm: docs/vllm.md; null: fixed times and no model, to "
+            "measure the rest."
+        ),
     ] = "torch"
+    vllm_args: Annotated[
+        str,
+        Meta(
+            description="More arguments, of `vllm serve`, for --engine vllm, in one string: "
+            "'--quantization fp8 --max-model-len 8192'."
+        ),
+    ] = ""
     null_prompt_token_s: Annotated[
         float,
         Meta(ge=0, description="Null engine: seconds a prompt token, and a token beside prompts."),
@@ -35,8 +48,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     threads: Annotated[int, Meta(ge=1, description="CPU threads a worker.")] = 1
     kv_cache_gib: Annotated[
-        float, Meta(ge=1e-6, description="KV cache memory a worker, taken when first used.")
-    ] = 2.0
+        float | None,
+        Meta(
+            ge=1e-6,
+            description="KV cache memory a worker, taken when first used; default 2, but vLLM on "
+            "a GPU takes what its --gpu-memory-utilization leaves.",
+        ),
+    ] = None
     transport: Annotated[
         Literal["auto", "shared_memory", "tcp", "cuda_ipc", "nixl"],
         Meta(description="How caches travel; auto: as both ends can."),
@@ -99,6 +117,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: Annotated[str, Meta(description=POLICY_HELP)] = DEFAULT.source
     """Of a machine it has the choice of victims."""
+
+    @property
+    def cache_gib(self) -> float | None:
+        """None where the engine measures what its device has left."""
+        if self.kv_cache_gib is None and not (self.engine == "vllm" and self.device != "cpu"):
+            return USUAL_CACHE_GIB
+        return self.kv_cache_gib
 
     @property
     def cluster_tls(self) -> TlsFiles | None:

@@ -4,7 +4,8 @@ A machine keeps its index for good, so that one that is lost and joins again fin
 """
 
 import asyncio
-from typing import Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from splitwise.scheduling.cluster_state import (
     with_machine,
 )
 from splitwise.scheduling.pool import Pool
+from splitwise.transfer import CacheLayout
 
 
 class MachineLink(Protocol):
@@ -50,6 +52,8 @@ class Roster:
         """Where operators put machines."""
         self.largest_tokens = 0
         """The largest cache of any machine that ever joined."""
+        self.vocab_size = 0
+        """Of the model, as the machine says that joined last."""
         self.reach = Reach()
         self._block_tokens = 1
         self._joined = asyncio.Event()
@@ -96,6 +100,7 @@ class Roster:
         self._connected.add(index)
         self.reach.add(index, register.addresses)
         self.largest_tokens = max(self.largest_tokens, capacity)
+        self.vocab_size = register.model.vocab_size
         self._joined.set()
         return index
 
@@ -144,13 +149,36 @@ class Roster:
 
 
 def _check_same_model(ours: Register, theirs: Register) -> None:
+    """
+    Raises:
+        ValueError: the machines could not take over each other's requests, or caches.
+    """
     if theirs.model != ours.model:
         raise ValueError(
-            f"model {theirs.model} differs from {ours.machine_id}'s {ours.model}; "
-            "start every worker of a cluster with the same model and dtype"
+            f"its model has {_differences(asdict(theirs.model), asdict(ours.model))}, as on "
+            f"{ours.machine_id}; start every worker of a cluster with the same model, dtype and "
+            "--vllm-args"
         )
     if not ours.layout.accepts(theirs.layout):
         raise ValueError(
-            f"cache layout {theirs.layout} does not fit {ours.machine_id}'s {ours.layout}; "
-            "start every worker of a cluster with the same block size"
+            f"its cache has {_differences(_shape(theirs.layout), _shape(ours.layout))}, as on "
+            f"{ours.machine_id}; start every worker of a cluster with the same --engine, release "
+            "and block size"
         )
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    differ = (name for name, value in theirs.items() if value != ours[name])
+    return ", ".join(f"{name} {theirs[name]!r} in place of {ours[name]!r}" for name in differ)
+
+
+def _shape(layout: CacheLayout) -> dict[str, Any]:
+    """What must be the same for blocks of one cache to fit into another (``accepts``)."""
+    planes = (layout.planes(layer) for layer in range(layout.layers))
+    return {
+        "layers": layout.layers,
+        "block_tokens": layout.block_tokens,
+        "all_heads": layout.all_heads,
+        "form": layout.form,
+        "head_bytes": sorted({tuple(plane.head_bytes for plane in each) for each in planes}),
+    }

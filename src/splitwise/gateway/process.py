@@ -29,7 +29,7 @@ from splitwise.cluster.scheduler import ClusterScheduler
 from splitwise.cluster.scheduler_server import SchedulerServer
 from splitwise.collector import spare_collector
 from splitwise.engine.generation_config import OWN, GenerationDefaults, read_generation_defaults
-from splitwise.engine.model_files import ModelFolder, read_model_info, read_stop_token_ids
+from splitwise.engine.model_files import ModelFolder, read_stop_token_ids
 from splitwise.gateway.admin import Admin
 from splitwise.gateway.api_keys import ApiKeyError, ApiKeys
 from splitwise.gateway.http.exchange import HttpLimits
@@ -138,13 +138,13 @@ class Gateway:
         """``new_launcher`` gets the cluster key and starts the workers.
 
         Raises:
-            ModelError: the model cannot be served, or its files or settings make no sense.
+            ModelError: the model's files or settings make no sense. Whether it can be served is
+                the engine's to say.
             FileNotFoundError, ChatTemplateError: it has no tokenizer, or no usable template.
             LaunchError: the options make no cluster.
             TlsError: a file of ``cluster_tls`` cannot be used.
         """
         self._options = options
-        self._info = read_model_info(folder)
         key = _cluster_key(options)
         self.model_name = options.served_model_name or folder.name
         self._defaults = read_generation_defaults(folder.path, options.generation_config)
@@ -217,7 +217,7 @@ class Gateway:
         model = ModelFacts(
             name=self.model_name,
             max_context_tokens=self.cluster.roster.max_context_tokens(),
-            vocab_size=self._info.vocab_size,
+            vocab_size=self.cluster.roster.vocab_size,
             stop_token_ids=tuple(self._stop_token_ids),
             defaults=self._defaults,
         )

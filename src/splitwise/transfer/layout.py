@@ -55,6 +55,9 @@ class CacheLayout(msgspec.Struct, frozen=True):
     all_heads: Count
     regions: tuple[Region, ...]
     first_head: Index = 0
+    form: str = ""
+    """How a head's bytes are laid out, where an engine other than our own does it: sizes alone do
+    not tell."""
 
     def __post_init__(self) -> None:
         """
@@ -141,9 +144,11 @@ class CacheLayout(msgspec.Struct, frozen=True):
 
     def accepts(self, other: "CacheLayout") -> bool:
         """Whether blocks of ``other`` can be put into this cache. Block counts, ranks and regions
-        may differ, as long as each layer has the same parts of as many bytes a head."""
-        mine = (self.layers, self.block_tokens, self.all_heads)
-        return mine == (other.layers, other.block_tokens, other.all_heads) and all(
+        may differ, as long as each layer has the same parts of as many bytes a head, laid out
+        alike."""
+        mine = (self.layers, self.block_tokens, self.all_heads, self.form)
+        theirs = (other.layers, other.block_tokens, other.all_heads, other.form)
+        return mine == theirs and all(
             [plane.head_bytes for plane in self.planes(layer)]
             == [plane.head_bytes for plane in other.planes(layer)]
             for layer in range(self.layers)

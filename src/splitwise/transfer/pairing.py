@@ -53,7 +53,7 @@ class LayoutPair:
         if not target.accepts(source):
             raise ValueError(
                 f"cache layouts differ, receiver {target}, sender {source}: "
-                "run the same model, dtype and block size on both machines"
+                "run the same model, dtype, block size and engine on both machines"
             )
         self._source = source
         self._target = target

@@ -92,7 +92,19 @@ def _now_s() -> float:
 
 
 def run_worker(engine: Engine, options: WorkerOptions) -> None:
-    """Run a worker in this process until it is told to stop; closes the engine.
+    """Run a worker whose iterations we compose until it is told to stop; closes the engine.
+
+    Raises:
+        WorkerError, TlsError: see ``run_machine``.
+    """
+    try:
+        run_machine(opens_engine(with_faults(engine, options.machine_id), options), options)
+    finally:
+        engine.close()
+
+
+def run_machine(open_runner: OpenRunner, options: WorkerOptions) -> None:
+    """Run a worker in this process until it is told to stop.
 
     Raises:
         WorkerError: see ``Worker.run``.
@@ -102,15 +114,12 @@ def run_worker(engine: Engine, options: WorkerOptions) -> None:
 
     sys.setswitchinterval(THREAD_SWITCH_S)
     spare_collector()
-    try:
-        uvloop.run(_run(with_faults(engine, options.machine_id), options))
-    finally:
-        engine.close()
+    uvloop.run(_run(open_runner, options))
 
 
-async def _run(engine: Engine, options: WorkerOptions) -> None:
+async def _run(open_runner: OpenRunner, options: WorkerOptions) -> None:
     try:
-        await Worker(opens_engine(engine, options), options).run()
+        await Worker(open_runner, options).run()
     except EngineHangs as hangs:
         log.critical("%s; this worker ends", hangs)
         os._exit(1)  # any other way out waits for the engine's thread

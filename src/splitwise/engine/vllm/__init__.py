@@ -1,0 +1,7 @@
+"""vLLM as the engine of a machine.
+
+- ``settings``: what the machine is told, and the command line that this is for vLLM
+- ``versions``: which vLLM is installed, and whether it is one that works
+
+Both are light: they import nothing of vLLM.
+"""

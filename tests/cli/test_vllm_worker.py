@@ -1,0 +1,164 @@
+"""``splitwise worker --engine vllm``: how its engine is made and ended, with vLLM itself faked."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from splitwise.cli.main import app
+from splitwise.engine.errors import ModelError
+from splitwise.engine.model_files import ModelFolder
+from splitwise.engine.null.engine import null_model
+from splitwise.engine.vllm.settings import VllmSettings
+from splitwise.gateway.process import Gateway, ServeOptions
+from splitwise.worker.options import WorkerError, WorkerOptions
+
+
+class FakeVllm:
+    """Both modules that import vLLM, and the worker that runs over them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[tuple[ModelFolder, VllmSettings]] = []
+        self.runs: list[WorkerOptions] = []
+        self.closed = 0
+        self.failure: Exception | None = None
+        fake = self
+
+        class VllmCore:
+            def __init__(self, folder: ModelFolder, settings: VllmSettings) -> None:
+                fake.made.append((folder, settings))
+
+            def close(self) -> None:
+                fake.closed += 1
+
+        core, machine = ModuleType("core"), ModuleType("vllm_machine")
+        core.VllmCore = VllmCore  # type: ignore[attr-defined]
+        machine.opens_vllm = lambda core, options: (core, options)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "splitwise.engine.vllm.core", core)
+        monkeypatch.setitem(sys.modules, "splitwise.worker.vllm_machine", machine)
+        monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
+        monkeypatch.setattr("splitwise.worker.worker.run_machine", self._run)
+
+    def _run(self, opened: Any, options: WorkerOptions) -> None:
+        assert opened[1] is options and self.closed == len(self.runs)
+        self.runs.append(options)
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
+    return FakeVllm(monkeypatch)
+
+
+def run(*arguments: str) -> Result:
+    command = ["worker", "--join=127.0.0.1:1", "--engine=vllm", f"--model={null_model().path}"]
+    return CliRunner().invoke(app, [*command, *arguments], env={"SPLITWISE_CLUSTER_KEY": "key"})
+
+
+def test_the_engine_is_told_all_that_concerns_it(vllm: FakeVllm) -> None:
+    result = run(
+        *("--role=prefill", "--threads=2", "--cores=3,5", "--dtype=float32", "--model-name=mine"),
+        *("--prompt-batch-tokens=99", "--max-num-seqs=9", "--load-format=dummy"),
+        *("--vllm-args", "--block-size 32 --hf-overrides '{}'"),
+    )
+    assert result.exit_code == 0, result.output
+    [(folder, settings)] = vllm.made
+    assert folder == ModelFolder(null_model().path, "mine")
+    assert settings == VllmSettings(
+        device="cpu",
+        dtype="float32",
+        kv_cache_gib=2.0,
+        threads=2,
+        cores=[3, 5],
+        load_format="dummy",
+        arguments="--block-size 32 --hf-overrides '{}'",
+        layerwise=True,
+        batch_tokens=99,
+        batch_requests=9,
+    )
+    assert vllm.closed == 1
+
+
+@pytest.mark.parametrize(("role", "layerwise"), [("prompt", 1), ("mixed", 1), ("token", 0)])
+def test_machines_that_run_prompts_push_layer_by_layer(
+    role: str, layerwise: int, vllm: FakeVllm
+) -> None:
+    assert run(f"--role={role}").exit_code == 0
+    assert vllm.made[0][1].layerwise == bool(layerwise)
+
+
+def test_on_a_gpu_the_cache_is_what_vllm_finds_unless_it_is_said(
+    vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert run("--device=cuda", "--rank=1").exit_code == 0
+    assert run("--device=cuda", "--rank=1", "--kv-cache-gib=2").exit_code == 0
+    (_, unsaid), (_, said) = vllm.made
+    assert (unsaid.device, unsaid.kv_cache_gib) == ("cuda:1", None)
+    assert said.kv_cache_gib == 2
+
+
+@pytest.mark.parametrize("failure", [WorkerError("refused"), ModelError("no")])
+def test_a_worker_that_fails_gives_its_engine_back(failure: Exception, vllm: FakeVllm) -> None:
+    vllm.failure = failure
+    result = run()
+    assert result.exit_code == 1
+    assert str(failure) in result.output
+    assert vllm.closed == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_without_vllm_the_remedy_is_said(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitwise.engine.vllm.versions.DISTRIBUTIONS", ())
+    arguments = [command, "--engine=vllm"]
+    arguments += ["--join=127.0.0.1:1"] if command == "worker" else [str(null_model().path)]
+    result = CliRunner().invoke(app, arguments, env={"SPLITWISE_CLUSTER_KEY": "key"})
+    assert result.exit_code == 1
+    assert "vLLM is not installed" in result.output and "docs/vllm.md" in result.output
+
+
+def test_serve_refuses_words_that_no_shell_reads() -> None:
+    arguments = ["serve", str(null_model().path), "--engine=vllm", "--vllm-args=--hf-overrides '{"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "No closing quotation" in result.output
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantization_config": {"quant_method": "awq"}},
+        {"kv_lora_rank": 512},
+        {"sliding_window": 16},
+        {"architectures": ["LlavaForConditionalGeneration"], "vocab_size": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_model_may_be_is_for_its_engine_to_say(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own engine's limits are not vLLM's; the gateway serves what the machines can."""
+    folder = tmp_path / "model"
+    shutil.copytree(null_model().path, folder)
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    started: list[Gateway] = []
+
+    def gateway(options: ServeOptions, *given: Any) -> None:
+        started.append(Gateway(options, *given))
+        raise ModelError("that far")
+
+    monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
+    monkeypatch.setattr("splitwise.gateway.process.Gateway", gateway)
+    refused = CliRunner().invoke(app, ["serve", str(folder)])
+    assert refused.exit_code == 1 and "that far" not in refused.output
+    assert not started
+    taken = CliRunner().invoke(app, ["serve", str(folder), "--engine=vllm"])
+    assert "that far" in taken.output, taken.output
+    assert started[0].model_name == "model"
