@@ -39,6 +39,7 @@ class Counters:
         self.pools = dict[str, str | None]()
         self.kept_out = set[str]()
         self.role_changes = list[tuple[str, str]]()
+        self.totals = dict[str, tuple[int, int, int]]()
 
     def waiting(self, priorities: Sequence[int]) -> None:
         self.priorities = list(priorities)
@@ -51,6 +52,11 @@ class Counters:
     def queued(self, queue_s: float) -> None: ...
 
     def machine(self, name: str, usage: float, running: int, waiting: int) -> None: ...
+
+    def machine_totals(
+        self, name: str, prefix_queries_tokens: int, prefix_hits_tokens: int, preemptions: int
+    ) -> None:
+        self.totals[name] = (prefix_queries_tokens, prefix_hits_tokens, preemptions)
 
     def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None: ...
 

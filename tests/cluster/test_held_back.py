@@ -1,4 +1,5 @@
-"""Blocks that a machine keeps for transfers of tasks that have ended: they are not free."""
+"""What machines say of themselves; blocks that they keep for transfers of tasks that have ended are
+not free."""
 
 import pytest
 from scripted_cluster import STOP, ScriptedCluster, request
@@ -62,6 +63,15 @@ async def test_a_machine_that_keeps_blocks_is_not_told_to_end_and_forgets_them_w
     f.cluster.lose(1)
     f.cluster.join(f.links[1])
     f.assert_idle()
+
+
+async def test_what_an_engine_has_counted_is_reported() -> None:
+    f = ScriptedCluster(Pool.MIXED)
+    status = MachineStatus(
+        0, 64, 0, 0, prefix_queries_tokens=2**40, prefix_hits_tokens=7, preemptions=3
+    )
+    f.cluster.receive(0, status)
+    assert f.metrics.totals == {"m0": (2**40, 7, 3)}
 
 
 @pytest.mark.parametrize(

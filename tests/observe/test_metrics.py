@@ -80,6 +80,26 @@ def test_machines_come_and_go() -> None:
     metrics.machine_gone("never-was")
 
 
+def test_what_machines_have_counted_themselves() -> None:
+    metrics = Metrics("m")
+    metrics.machine("vllm-0", 0.5, 1, 0)
+    metrics.machine_totals("vllm-0", 100, 40, 0)
+    metrics.machine_totals("vllm-0", 100, 40, 0)
+    metrics.machine_totals("vllm-0", 250, 90, 2)
+    metrics.machine_totals("vllm-1", 7, 7, 0)
+    assert value(metrics, "prefix_cache_queries_total", machine="vllm-0") == 250
+    assert value(metrics, "prefix_cache_hits_total", machine="vllm-0") == 90
+    assert value(metrics, "machine_preemptions_total", machine="vllm-0") == 2
+    assert value(metrics, "prefix_cache_hits_total", machine="vllm-1") == 7
+    # Its process was started again before the loss of the old one was noticed.
+    metrics.machine_totals("vllm-0", 30, 10, 1)
+    assert value(metrics, "prefix_cache_queries_total", machine="vllm-0") == 280
+    metrics.machine_gone("vllm-0")
+    assert value(metrics, "prefix_cache_queries_total", machine="vllm-0") is None
+    metrics.machine_totals("vllm-0", 12, 3, 0)
+    assert value(metrics, "prefix_cache_queries_total", machine="vllm-0") == 12
+
+
 def test_what_waits_and_what_is_refused() -> None:
     metrics = Metrics("m")
     for priority in ("high", "default", "low"):

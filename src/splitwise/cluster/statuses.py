@@ -41,11 +41,15 @@ class Statuses:
             raise ValueError(f"{status} has more blocks in use than there are")
         self._progress.stepped(machine, status.steps, now_s)
         self._reporting.add(machine)
+        name = self._roster.names[machine]
         self._metrics.machine(
-            self._roster.names[machine],
+            name,
             status.used_blocks / status.total_blocks,
             status.running_requests,
             status.waiting_requests,
+        )
+        self._metrics.machine_totals(
+            name, status.prefix_queries_tokens, status.prefix_hits_tokens, status.preemptions
         )
         owns = self._attempts.owns_cache
         unowned = sum(blocks for task, blocks in leaving.items() if not owns(machine, task))

@@ -11,6 +11,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from splitwise.observe.running_totals import RunningTotals
+
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
 """``abort`` is a client that went away, ``error`` a request that the cluster gave up."""
@@ -148,6 +150,15 @@ class Metrics:
         self._cache_usage = self._machine_gauge(
             "kv_cache_usage_perc", "Share of a machine's cache blocks in use, 0 to 1."
         )
+        self._prefix_queries = self._machine_total(
+            "prefix_cache_queries", "Prompt tokens looked up in a machine's prefix cache."
+        )
+        self._prefix_hits = self._machine_total(
+            "prefix_cache_hits", "Prompt tokens found in a machine's prefix cache."
+        )
+        self._machine_preemptions = self._machine_total(
+            "machine_preemptions", "Requests that a machine's engine put off and ran again."
+        )
 
     # A request, as the gateway sees it.
 
@@ -210,10 +221,20 @@ class Metrics:
         self._running.labels(self._model_name, name).set(running)
         self._waiting.labels(self._model_name, name).set(waiting)
 
+    def machine_totals(
+        self, name: str, prefix_queries_tokens: int, prefix_hits_tokens: int, preemptions: int
+    ) -> None:
+        """What a machine's engine has counted since its process began."""
+        self._prefix_queries.tell(name, prefix_queries_tokens)
+        self._prefix_hits.tell(name, prefix_hits_tokens)
+        self._machine_preemptions.tell(name, preemptions)
+
     def machine_gone(self, name: str) -> None:
         """A machine left: its last state must not go on being shown."""
         for family in (self._cache_usage, self._running, self._waiting):
             family.remove(self._model_name, name)
+        for totals in (self._prefix_queries, self._prefix_hits, self._machine_preemptions):
+            totals.gone(name)
 
     def pool(self, name: str, pool: str | None) -> None:
         """A machine stands in ``pool`` (one of ``POOLS``) now; in none, None, once it left."""
@@ -251,6 +272,10 @@ class Metrics:
     def _counter(self, name: str, text: str) -> Counter:
         family = Counter(_PREFIX + name, text, ["model_name"], registry=self._registry)
         return family.labels(self._model_name)
+
+    def _machine_total(self, name: str, text: str) -> RunningTotals:
+        family = Counter(_PREFIX + name, text, ["model_name", "machine"], registry=self._registry)
+        return RunningTotals(family, self._model_name)
 
     def _machine_gauge(self, name: str, text: str) -> Gauge:
         return Gauge(_PREFIX + name, text, ["model_name", "machine"], registry=self._registry)

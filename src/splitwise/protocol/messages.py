@@ -18,6 +18,8 @@ from splitwise.transfer import ReceiverAddress, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Total = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Counted since the machine's process began."""
 MOST_RANKS = 256
 Ranks = Annotated[int, msgspec.Meta(ge=1, le=MOST_RANKS)]
 Addresses = Annotated[list[ReceiverAddress], msgspec.Meta(min_length=1, max_length=MOST_RANKS)]
@@ -159,6 +161,12 @@ class MachineStatus(msgspec.Struct, tag=True):
     steps: Count = 0
     """Layers and iterations computed so far, modulo 2**31: a machine at which this stands still has
     come to a halt, however long its iterations are."""
+    prefix_queries_tokens: Total = 0
+    """Prompt tokens that the engine looked up in its prefix cache."""
+    prefix_hits_tokens: Total = 0
+    """Those of them whose keys and values were there."""
+    preemptions: Total = 0
+    """Requests that the engine put off by itself, and ran again from their beginning."""
 
 
 class Leave(msgspec.Struct, tag=True):
