@@ -15,6 +15,7 @@ from splitwise.observe.metrics import Metrics
 from splitwise.protocol.generation import GenerationRequest
 from splitwise.scheduling.pool import Pool
 from splitwise.worker import session
+from splitwise.worker.engine_runner import opens_engine
 from splitwise.worker.options import WorkerOptions
 from splitwise.worker.worker import _run
 
@@ -51,7 +52,7 @@ async def test_a_long_iteration_does_not_keep_a_worker_from_coming_back(
     cluster, server, port = await open_cluster()
     engine = HeldEngine()
     options = WorkerOptions("w", Pool.MIXED, "127.0.0.1", port, KEY, rejoin_s=30)
-    working = asyncio.create_task(_run(engine, options))
+    working = asyncio.create_task(_run(opens_engine(engine, options), options))
     async with asyncio.timeout(30):
         await cluster.roster.wait_for(1)
         cluster.submit(GenerationRequest("r", [4, 5], 3, SamplingParams(), []))
