@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from splitwise.scheduling import admission
 from splitwise.scheduling.batching import (
+    BATCH_REQUESTS,
+    MAX_PROMPT_SKIPS,
+    PROMPT_BATCH_TOKENS,
     choose_victims,
     compose,
-    count_prompts,
     count_with_room,
     decode_places,
     is_aged,
@@ -16,9 +18,22 @@ from splitwise.scheduling.batching import (
     may_reserve,
     order_running,
     pick_victim,
+    prompts_to_start,
 )
 from splitwise.scheduling.fair_queue import FairQueue
 from splitwise.scheduling.waiting import Turn, goes_before
+
+
+def count_prompts(
+    prompt_tokens: list[int],
+    prompt_blocks: list[int],
+    free_blocks: int,
+    aged: int = 0,
+    batch_requests: int = BATCH_REQUESTS,
+) -> int:
+    """How many prompts start where each takes its blocks at once, as a machine counts them."""
+    count, _ = compose(prompt_tokens, aged, batch_requests, PROMPT_BATCH_TOKENS, may_cut=False)
+    return count_with_room(prompt_blocks[:count], free_blocks, running_requests=0)
 
 
 def test_prompts_fill_the_budget_and_no_more() -> None:
@@ -51,6 +66,13 @@ def test_aged_decodes_take_their_places_before_prompts() -> None:
     assert count_prompts([1000, 1047], [1, 1], 10, aged=1) == 2
     assert count_prompts([1000, 1048], [1, 1], 10, aged=1) == 1
     assert count_prompts([5000], [1], 10, aged=1) == 0  # it would run alone
+
+
+def test_a_policy_may_keep_prompts_out_for_so_long_beside_decodes() -> None:
+    assert [prompts_to_start(said, decodes=1, skips=0) for said in (0, 1, 5)] == [0, 1, 5]
+    assert [prompts_to_start(said, decodes=0, skips=0) for said in (0, 1, 5)] == [1, 1, 5]
+    assert prompts_to_start(0, decodes=9, skips=MAX_PROMPT_SKIPS - 1) == 0
+    assert prompts_to_start(0, decodes=9, skips=MAX_PROMPT_SKIPS) == 1
 
 
 def test_decodes_get_the_places_that_prompts_leave() -> None:

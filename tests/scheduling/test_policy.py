@@ -51,7 +51,11 @@ def test_what_a_file_does_not_define_is_the_default_s(tmp_path: Path) -> None:
         ("def order(waiting, rules): ...", r"order takes \(waiting, rules\); it must take \(requ"),
         ("def orders(request): ...", "did you mean order"),
         ("place = 7", "place is 7; make it a function"),
-        ("THRESHOLD = 7", "defines no decision; define one of place, order, victim"),
+        (
+            "def compose(batch): ...",
+            r"takes \(batch\); it must take \(batch, prompt_tokens\)",
+        ),
+        ("THRESHOLD = 7", "defines no decision; define one of place, order, compose, victim"),
         ("import nothing_of_that_name", "mine.py, line 1: ModuleNotFoundError: .*nothing_of"),
         ("x = 1\n\ny = 1 / 0", "mine.py, line 3: ZeroDivisionError"),
         ("def place(cluster,\n  request rules): ...", "mine.py, line 2: SyntaxError"),

@@ -84,6 +84,7 @@ class GrownReference(ReferenceSimulator):
             self.note(r.at, now)
             self.note(r.to, now)
             r.attempts += 1
+            r.queued_s = now
             r.where = "queue"
             self.placed.append(r)
             self.machines[r.at].prompts.append(r)
@@ -128,6 +129,9 @@ class GrownReference(ReferenceSimulator):
 
     def may_take(self, m: Machine, r: Request) -> bool:
         return may_reserve(self.count_blocks(r.prompt), self.free(m), len(self.running(m)))
+
+    def free_for_prompts(self, m: Machine) -> int:
+        return (self.free(m) - len(self.running(m))) * self.options.block_tokens
 
     def start(self, m: Machine, now: float) -> None:
         if self.is_news[m.index]:

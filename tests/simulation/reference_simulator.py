@@ -13,6 +13,7 @@ import numpy as np
 from placing import place
 
 from splitwise.scheduling.cluster_state import go_home, new_cluster, rank
+from splitwise.scheduling.decision import NextBatch
 from splitwise.simulation.simulate import Load, MachineGroup, Options, Outage
 
 MACHINE_ENDS, LINK, OUTAGE, ARRIVAL = 0, 1, 2, 3
@@ -37,6 +38,7 @@ class Request:
     gap_s: float = 0.0
     number: int = 0
     attempts: int = 0
+    queued_s: float = np.nan
     begun_s: float = np.nan
     promised_s: float = -np.inf
     where: str = "away"
@@ -50,6 +52,7 @@ class Machine:
     prompts: list[Request] = field(default_factory=list)
     batch: list[Request] = field(default_factory=list)
     chunk: int = 0
+    skips: int = 0
     ready: list[Request] = field(default_factory=list)
     blocked: list["Machine"] = field(default_factory=list)
     started: list[Request] = field(default_factory=list)
@@ -138,6 +141,7 @@ class ReferenceSimulator:
             self.homeless.append(r)
             return
         r.attempts += 1
+        r.queued_s = now
         r.where = "queue"
         c.pending_tokens[r.at] += r.prompt
         c.pending_tokens[r.to] += 1
@@ -185,7 +189,7 @@ class ReferenceSimulator:
                 self.homeless.append(r)
         m.busy = False
         m.life += 1
-        m.active = 0
+        m.active = m.skips = 0
         m.started, m.batch, m.ready, m.prompts = [], [], [], []
         m.egress_s = m.ingress_s = now
         assert m.memory == c.pending_tokens[m.index] == c.kv_tokens[m.index] == 0
@@ -251,6 +255,7 @@ class ReferenceSimulator:
             self.note(m.index, now)
             return
         m.busy = True
+        m.skips = m.skips + 1 if m.prompts and prompt_tokens == 0 else 0
         times = m.group.times
         context = sum(r.prompt + r.generated for r in running)
         if prompt_tokens == 0:
@@ -275,7 +280,8 @@ class ReferenceSimulator:
             m.started = first + [r for r in turned if r not in first]
             aged = len(first)
         left, tokens = o.batch_tokens - aged, 0
-        while m.prompts and len(m.batch) < o.batch_requests - aged:
+        most = self.most_prompts(m, aged, now)
+        while len(m.batch) < most and len(m.batch) < o.batch_requests - aged:
             r = m.prompts[0]
             alone = not m.batch and aged == 0 and not o.chunk_prompts
             need = r.prompt - r.done
@@ -298,6 +304,39 @@ class ReferenceSimulator:
             m.batch.append(m.prompts.pop(0))
             self.cluster.waiting[m.index] -= 1
         return tokens
+
+    def most_prompts(self, m: Machine, aged: int, now: float) -> int:
+        """As a policy has it, one that goes in in part included; else all that wait."""
+        o = self.options
+        if "compose" not in o.policy.own or not m.prompts:
+            return len(m.prompts)
+        tokens, left = [], o.batch_tokens - aged
+        for r in m.prompts[: max(o.batch_requests - aged, 0)]:
+            need = r.prompt - r.done
+            if need > left and (tokens or aged or o.chunk_prompts):
+                tokens += [left] if o.chunk_prompts and left > 0 else []
+                break
+            tokens.append(need)
+            left -= need
+        if not tokens:
+            return 0
+        first, decodes = m.prompts[0], len(m.started) + len(m.ready)
+        batch = NextBatch(
+            number=first.number + 1,
+            priority=0,
+            waited_s=now - first.queued_s,
+            skips=m.skips,
+            decodes=decodes,
+            decode_skips=max([r.skips for r in m.started], default=0),
+            free_tokens=max(self.free_for_prompts(m), 0),
+            batch_requests=o.batch_requests,
+            batch_tokens=o.batch_tokens,
+        )
+        said = int(o.policy.hooks.compose(batch, np.array(tokens)))
+        return said or int(decodes == 0 or m.skips >= 64)
+
+    def free_for_prompts(self, m: Machine) -> int:
+        return self.capacity[m.index] - m.memory
 
     def reserve(self, m: Machine, r: Request, memory: int) -> bool:
         target = self.machines[r.to]

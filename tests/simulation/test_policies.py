@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from toy_cluster import load, mixed, split, times
 
+from splitwise.scheduling.batching import MAX_PROMPT_SKIPS
 from splitwise.scheduling.policies.policy import PolicyError, load_policy
 from splitwise.scheduling.pool import Pool
-from splitwise.simulation import policy_calls
+from splitwise.simulation import policy_compiling
 from splitwise.simulation.result import Result, Status
 from splitwise.simulation.simulate import CACHES, MachineGroup, Options, Outage, simulate
 
@@ -92,7 +93,7 @@ def test_a_policy_that_numba_does_not_compile_decides_the_same(
     options = Options(cache=cache)
     compiled = simulate(requests, groups, replace(options, policy=load_policy("two-choices")))
     assert not caplog.records
-    policy_calls._compiled_place.cache_clear()  # a process is warned once of a policy
+    policy_compiling.compiled_place.cache_clear()  # a process is warned once of a policy
     plain = load_policy(written(tmp_path / "mine.py", PLAIN))
     assert same(compiled, simulate(requests, groups, replace(options, policy=plain)))
     asked = plain.hooks.place.__globals__["ASKED"]
@@ -127,13 +128,14 @@ def test_what_other_processes_compiled_does_not_meet(tmp_path: Path) -> None:
         "import sys; from splitwise.simulation.policy_calls import calls_of;"
         "from splitwise.scheduling.cluster_state import new_cluster; import numpy as np;"
         "from splitwise.scheduling.policies.policy import load_policy;"
-        "calls_of(load_policy(sys.argv[1]), new_cluster(np.zeros(1, np.int8), np.ones(1)))"
+        "machines = new_cluster(np.zeros(1, np.int8), np.ones(1));"
+        "calls_of(load_policy(sys.argv[1]), machines, np.zeros(1, np.int64))"
     )
     names = ["two-choices", mine, "all-mixed"]
     for name in names:
         subprocess.run([sys.executable, "-c", code, name], check=True, timeout=120)
     requests, groups = busy_load(30), mixed(3)
-    policy_calls._compiled_place.cache_clear()
+    policy_compiling.compiled_place.cache_clear()
     placed = [
         simulate(requests, groups, Options(policy=load_policy(name))).prompt_machine.tolist()
         for name in names * 2
@@ -149,10 +151,10 @@ def test_what_was_compiled_is_found_again(tmp_path: Path, caplog: pytest.LogCapt
     text = CHOICE.replace("CHOSEN, CHOSEN", "chosen(request), chosen(request)")
     policy = load_policy(written(tmp_path / "mine.py", text.replace("CHOSEN", "chosen")))
     requests, groups = busy_load(20), mixed(3)
-    home = Path(policy_calls.compiled.__globals__["_CACHE_FOLDER"]) / policy.digest
+    home = Path(policy_compiling.compiled.__globals__["_CACHE_FOLDER"]) / policy.digest
     results, kept = [], []
     for _ in range(2):
-        policy_calls._compiled_place.cache_clear()
+        policy_compiling.compiled_place.cache_clear()
         results.append(simulate(requests, groups, Options(policy=policy)))
         kept.append(set(home.rglob("*.nbc")))
     assert same(*results)
@@ -240,6 +242,96 @@ def test_a_victim_that_is_none_ends_the_simulation(tmp_path: Path) -> None:
         policy = load_policy(written(tmp_path / "mine.py", f"def victim(request):\n    {text}"))
         with pytest.raises(PolicyError, match=f"policy mine.py: {why}"):
             simulate(requests, mixed(kv_capacity_tokens=640), Options(cache="grown", policy=policy))
+
+
+COMPOSE = """
+def compose(batch, prompt_tokens):
+    tokens = prompt_tokens[0]
+    for i in range(1, len(prompt_tokens)):
+        tokens += prompt_tokens[i]
+        if tokens > 300:
+            return i
+    return len(prompt_tokens) if batch.skips > 1 else 0
+"""
+NOTE = "    SEEN[str(batch)] = not prompt_tokens.flags.writeable\n"
+COMPOSE_PLAIN = "SEEN = {}" + COMPOSE.replace("    tokens = prompt", NOTE + "    tokens = prompt")
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("chunk_prompts", [False, True])
+def test_a_compose_that_numba_does_not_compile_decides_the_same(
+    tmp_path: Path, cache: str, chunk_prompts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy_compiling.compiled_compose.cache_clear()  # a process is warned once of a policy
+    groups, requests = [*mixed(2), *split()], busy_load()
+    options = Options(cache=cache, chunk_prompts=chunk_prompts)
+    compiled, plain = (
+        load_policy(written(tmp_path / name, text))
+        for name, text in (("mine.py", COMPOSE), ("plain.py", COMPOSE_PLAIN))
+    )
+    results = [
+        simulate(requests, groups, replace(options, policy=one)) for one in (compiled, plain)
+    ]
+    assert same(*results)
+    seen = plain.hooks.compose.__globals__["SEEN"]
+    assert len(seen) > 100 and all(seen.values())
+    assert not same(results[0], simulate(requests, groups, options))
+    [record] = caplog.records
+    assert "policy plain.py: compose runs as plain Python" in record.message
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_prompts_that_a_policy_never_lets_in_are_served_all_the_same(
+    tmp_path: Path, cache: str
+) -> None:
+    """On machines that are full, go down and stand in any pool; where room is taken late, too."""
+    text = "def compose(batch, prompt_tokens):\n    return 0"
+    policy = load_policy(written(tmp_path / "mine.py", text))
+    small, large = times(kv_capacity_tokens=1000), times(kv_capacity_tokens=8000)
+    groups = [
+        MachineGroup("small", small, Pool.PROMPT, 2),
+        MachineGroup("large", large, Pool.TOKEN, 2),
+        MachineGroup("large", large, Pool.MIXED, 1),
+    ]
+    options = [Options(cache=cache, chunk_prompts=cuts, policy=policy) for cuts in (False, True)]
+    if cache == "promised":
+        options.append(Options(retry_s=1.0, policy=policy))
+    for seed, rules in enumerate(options * 3):
+        requests = busy_load(seed=seed)
+        outages = [Outage(0, 5, 9), Outage(3, 7, 20), Outage(4, 12, 13)]
+        result = simulate(requests, groups, rules, outages)
+        assert (result.status == Status.FINISHED).all()
+
+
+def test_a_prompt_is_kept_out_for_so_long_and_no_longer(tmp_path: Path) -> None:
+    """Beside one that decodes in 0.1 s a token."""
+    text = "def compose(batch, prompt_tokens):\n    return 0"
+    policy = load_policy(written(tmp_path / "mine.py", text))
+    requests = load((0, 100, 300), (0.15, 100, 300))
+    result = simulate(requests, mixed(), Options(policy=policy))
+    assert result.prompt_start_s[1] == pytest.approx(0.2 + 0.1 * MAX_PROMPT_SKIPS)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("len(prompt_tokens) + 1", "raised ValueError: it said 2; it must say how many of prompt_"),
+        ("-1", "raised ValueError: it said -1; .* a whole number from 0 to 1"),
+        ("{1: 7}[1]", "raised ValueError: it said 7; .* a whole number from 0 to 1"),
+        ("0.5", "raised TypeError: it said 0.5; it must say how many of prompt_tokens go in"),
+        ("None", "raised TypeError: it said None; it must say how many of prompt_tokens"),
+        ("1 // batch.skips", "raised ZeroDivisionError"),
+        ("prompt_tokens[1]", "raised IndexError"),
+        ("prompt_tokens.fill(0)", "raised ValueError"),
+    ],
+)
+def test_a_compose_that_says_no_count_ends_the_simulation(
+    tmp_path: Path, said: str, why: str
+) -> None:
+    text = f"def compose(batch, prompt_tokens):\n    return {said}"
+    policy = load_policy(written(tmp_path / "mine.py", text))
+    with pytest.raises(PolicyError, match=f"policy mine.py: compose of request 1 {why}"):
+        simulate(load((1, 50, 20)), mixed(), Options(policy=policy))
 
 
 @pytest.mark.parametrize(

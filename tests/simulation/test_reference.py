@@ -5,6 +5,7 @@ then transfers, the older request's first; then outages; then arrivals.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -14,11 +15,13 @@ from reference_simulator import ReferenceSimulator
 from toy_cluster import Load, times
 
 from splitwise.hardware.iteration_times import IterationTimes
+from splitwise.scheduling.policies.policy import DEFAULT, load_policy
 from splitwise.scheduling.pool import Pool
 from splitwise.simulation.result import Result, Status
 from splitwise.simulation.simulate import MachineGroup, Options, Outage, simulate
 
 POOLS = (Pool.PROMPT, Pool.TOKEN, Pool.MIXED)
+ANY_COMPOSE = load_policy(str(Path(__file__).parent / "any_compose.py"))
 FINE_S, COARSE_S = 2.0**-20, 2.0**-4
 
 
@@ -70,6 +73,7 @@ options = st.builds(
     overlap=st.booleans(),
     overlap_from_tokens=st.sampled_from([1, 300]),
     share_links=st.booleans(),
+    policy=st.sampled_from([DEFAULT, ANY_COMPOSE]),
 )
 
 

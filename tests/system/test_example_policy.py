@@ -19,9 +19,10 @@ ROWS = [(0.0, LONG), (0.0, LONG), (0.0, LONG), (0.5, SHORT)]
 POLICIES = [("default", False), (str(EXAMPLE), True)]
 
 
-def test_the_page_shows_the_file() -> None:
+@pytest.mark.parametrize("example", sorted(EXAMPLE.parent.glob("*.py")))
+def test_the_page_shows_the_file(example: Path) -> None:
     page = EXAMPLE.parents[2] / "docs" / "policies.md"
-    assert EXAMPLE.read_text().strip() in page.read_text()
+    assert example.read_text().strip() in page.read_text()
 
 
 @pytest.mark.parametrize(("policy", "short_is_first"), POLICIES)

@@ -1,6 +1,8 @@
 """A machine over an engine, with real transfers, driven step by step in this process."""
 
 import queue
+import time
+from collections.abc import Callable
 
 import msgspec
 from transfer_machines import ends_of_one_rank
@@ -19,7 +21,12 @@ class EngineRig:
     """A machine with its inbox; ``said`` is what it has told the cluster scheduler."""
 
     def __init__(
-        self, engine: Engine, name: str, limits: MachineLimits, policy: Policy = DEFAULT
+        self,
+        engine: Engine,
+        name: str,
+        limits: MachineLimits,
+        policy: Policy = DEFAULT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -27,7 +34,9 @@ class EngineRig:
         self.receiver, self.sender = ends_of_one_rank(
             engine.memory, engine.layout, name, KEY, self.inbox.put
         )
-        self.machine = Machine(engine, self.sender, self.receiver, self.said.append, limits, policy)
+        self.machine = Machine(
+            engine, self.sender, self.receiver, self.said.append, limits, policy, clock
+        )
 
     @property
     def addresses(self) -> list[ReceiverAddress]:

@@ -116,7 +116,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 512
 
     policy: Annotated[str, Meta(description=POLICY_HELP)] = DEFAULT.source
-    """Of a machine it has the choice of victims."""
+    """Of a machine it has the composition of batches and the choice of victims."""
 
     @property
     def cache_gib(self) -> float | None:

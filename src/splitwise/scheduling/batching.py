@@ -11,7 +11,8 @@ Before each iteration, on a server and in a simulator whose caches grow as there
 2. Those that run get what their next token needs; if there is too little, some give theirs up
    (``choose_victims``, by ``pick_victim``).
 3. If prompts wait, the decodes are put in order (``order_running``), and the batch is composed
-   (``compose``): prompts first, but for aged decodes. It ends earlier where blocks do.
+   (``compose``): prompts first, but for aged decodes. A policy may have fewer go in
+   (``prompts_to_start``). It ends earlier where blocks do.
 4. Decodes take the places that are left (``decode_places``).
 """
 
@@ -24,6 +25,8 @@ PROMPT_BATCH_TOKENS: Final = 2048
 """Prompt throughput falls beyond this many batched tokens (Splitwise, figure 6)."""
 BATCH_REQUESTS: Final = 512
 MAX_PREEMPTIONS: Final = 4
+MAX_PROMPT_SKIPS: Final = 64
+"""Iterations in a row that a policy may keep prompts out of: some 3 s of 50 ms each."""
 UNBOUNDED_DECODES: Final = 2**31 - 1
 """Of a machine that never leaves a decode out."""
 
@@ -87,17 +90,17 @@ def compose(
     return places, 0
 
 
-def count_prompts(
-    prompt_tokens: Sequence[int],
-    prompt_blocks: Sequence[int],
-    free_blocks: int,
-    aged: int = 0,
-    batch_requests: int = BATCH_REQUESTS,
-    batch_tokens: int = PROMPT_BATCH_TOKENS,
-) -> int:
-    """How many prompts at the head of the queue start where each takes its blocks at once."""
-    count, _ = compose(prompt_tokens, aged, batch_requests, batch_tokens, may_cut=False)
-    return count_with_room(prompt_blocks[:count], free_blocks, running_requests=0)
+@shared
+def prompts_to_start(said: int, decodes: int, skips: int) -> int:
+    """How many prompts go into a batch that has a place for one at least, where a policy ``said``
+    so many.
+
+    One goes in whatever it said where no decode runs, for nothing would happen then that it could
+    wait for; and after ``skips`` iterations in a row without any, so that none waits for ever.
+    """
+    if decodes == 0 or skips >= MAX_PROMPT_SKIPS:
+        return max(said, 1)
+    return said
 
 
 @shared

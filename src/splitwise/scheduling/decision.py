@@ -53,6 +53,28 @@ class WaitingRequest(NamedTuple):
     prompt_tokens: int
 
 
+class NextBatch(NamedTuple):
+    """A machine's next iteration, for which prompts wait.
+
+    ``number`` and ``priority`` are those of the first prompt that waits, as in
+    ``PlacementRequest``; ``waited_s`` is how long ago it came to the machine. ``skips`` counts the
+    iterations in a row that ran without any prompt while some waited. ``decodes`` are in their
+    token phase here, and ``decode_skips`` is how many iterations in a row went without the one of
+    them that was left out longest. ``free_tokens`` is the cache that prompts may take. The rest are
+    the machine's limits of an iteration, decodes included.
+    """
+
+    number: int
+    priority: int
+    waited_s: float
+    skips: int
+    decodes: int
+    decode_skips: int
+    free_tokens: int
+    batch_requests: int
+    batch_tokens: int
+
+
 class RunningRequest(NamedTuple):
     """A request that runs on a machine whose cache is full; its numbers as in ``PlacementRequest``.
 

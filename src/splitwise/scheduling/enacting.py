@@ -161,6 +161,36 @@ def read_rank(said: Any) -> int:
         ) from None
 
 
+def read_count(said: Any, prompts: int) -> int:
+    """What a policy said of the prompts of a batch, as a plain number.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is not one of theirs.
+    """
+    try:
+        count = index(said)
+    except TypeError:
+        raise TypeError(uncountable(said, prompts)) from None
+    if not is_count(count, prompts):
+        raise ValueError(uncountable(said, prompts))
+    return count
+
+
+@shared
+def is_count(said: int, prompts: int) -> bool:
+    """Whether so many of the prompts can go into a batch."""
+    return 0 <= said <= prompts
+
+
+def uncountable(said: Any, prompts: int) -> str:
+    """Why they cannot."""
+    return (
+        f"it said {said!r}; it must say how many of prompt_tokens go in, a whole number from 0 to "
+        f"{prompts}"
+    )
+
+
 def read_order(said: Any) -> float:
     """What a policy said of one that waits, as a plain number.
 

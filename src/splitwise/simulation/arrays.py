@@ -54,15 +54,16 @@ def new_state(
     machines_known = new_cluster(
         home.astype(np.int8), capacity.astype(np.int64), options.rank_by_size, decodes
     )
+    scratch = new_scratch(len(table) if grows else 0)
     return st.State(
         machines_known,
-        calls_of(options.policy, machines_known),
+        calls_of(options.policy, machines_known, scratch.lengths),
         new_kinds(groups, longest + 1),
         new_rules(options, span_s),
         machines,
         table,
         np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
-        new_scratch(len(table) if grows else 0),
+        scratch,
         np.zeros((len(machines), st.OCCUPANCY_BINS)),
         new_ranking(1, len(machines)),
         st.Transfers(np.zeros(1, dtype=np.int64), np.zeros(len(table) + 1, dtype=st.TRANSFER)),
@@ -151,6 +152,7 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
         options.max_preemptions,
         options.change_roles,
         options.chunk_prompts,
+        "compose" in options.policy.own,
         options.overlap,
         options.share_links,
         options.overlap_from_tokens,

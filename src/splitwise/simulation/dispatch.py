@@ -67,6 +67,7 @@ def send_to_machines(state: Any, request: int, placement: Placement, now: float)
     one.prompt_machine = prompt
     one.token_machine = token
     one.attempts += 1
+    one.queued_s = now
     append_prompt(state, prompt, request)
     charge(state, one)
     if state.rules.cache_grows and prompt != token:

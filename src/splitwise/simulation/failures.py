@@ -69,6 +69,7 @@ def fail(state: Any, machine: int, now: float) -> None:
             recall(state, request, 1 if one.phase >= Phase.SENDING else 0, now)
     here.started = 0
     here.active = 0
+    here.prompt_skips = 0
     here.context_tokens = 0
     here.ready_head = NONE
     here.egress_free_s = now

@@ -5,7 +5,7 @@ The life of a machine:
 1. ``kick``: something came into a queue. An idle machine starts; decodes that run on are cut at
    the next iteration boundary, so that the newcomer is looked at there.
 2. ``start``: prompts first, then decodes as far as the batch allows (those preempted most often
-   go before prompts), then newcomers from the ready queue.
+   go before prompts), then newcomers from the ready queue. (Prompts: ``prompts``.)
 3. Iterations without a prompt differ only in their context, so all of them up to the next
    finish are one segment: iteration i takes ``first_s + i * growth_s``, summed in closed form.
 4. ``end``: tokens come out, finished requests free their cache, computed prompts leave for their
@@ -15,19 +15,15 @@ The life of a machine:
 import math
 from typing import Any
 
-import numpy as np
-
-from splitwise.scheduling.batching import compose, decode_places
+from splitwise.scheduling.batching import decode_places
 from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import OUT, set_key
-from splitwise.simulation.charges import token_charge
 from splitwise.simulation.compiled import compiled, inlined
-from splitwise.simulation.grown import grow, iterations_before_growth, take_in, try_begin
-from splitwise.simulation.links import send
-from splitwise.simulation.memory import leave_token_machine, try_grow, try_reserve
-from splitwise.simulation.queues import append_ready
+from splitwise.simulation.grown import grow, iterations_before_growth, take_in
+from splitwise.simulation.memory import try_grow
+from splitwise.simulation.prompts import first_token, note_skip, take_prompts
 from splitwise.simulation.roles import settle
-from splitwise.simulation.slots import age_and_order, drop_finished, join, seated_context
+from splitwise.simulation.slots import drop_finished, join, seated_context
 from splitwise.simulation.state import (
     DECODE,
     IDLE,
@@ -114,6 +110,8 @@ def start(state: Any, machine: int, now: float) -> None:
     if here.batch_tokens == 0 and here.active == 0:
         rest(state, machine, now)
         return
+    if state.rules.policy_composes:
+        note_skip(state, machine)
     decodes = here.active
     decoding = state.kinds.by_decodes[here.kind, decodes]
     here.start_s = now
@@ -125,8 +123,9 @@ def start(state: Any, machine: int, now: float) -> None:
         here.running = DECODE
         here.first_s = decoding.decode_s + context_s
         here.growth_s = decoding.context_s * decodes
-        # Aged decodes held a prompt back: they are aged no more after one iteration.
-        once = aged > 0 and here.queue_head != NONE
+        # Aged decodes held a prompt back: they are aged no more after one iteration. A policy that
+        # composes batches is asked before each, as on a server.
+        once = (aged > 0 or state.rules.policy_composes) and here.queue_head != NONE
         here.iterations = 1 if once else here.next_finish - here.iteration
         if state.rules.cache_grows:
             here.iterations = min(here.iterations, iterations_before_growth(state, machine))
@@ -148,96 +147,6 @@ def rest(state: Any, machine: int, now: float) -> None:
     here.running = IDLE
     set_key(state.ends, 0, machine, OUT)
     settle(state, machine, now)
-
-
-@inlined
-def take_prompts(state: Any, machine: int, now: float) -> int:
-    """Move prompts from the queue's head into the batch, as ``scheduling.batching`` has it.
-
-    Returns how many aged decodes go before them.
-    """
-    here = state.machines[machine]
-    rules = state.rules
-    here.batch_head = NONE
-    here.batch_prompts = 0
-    here.batch_tokens = 0
-    here.chunk_tokens = 0
-    if here.queue_head == NONE:
-        return 0
-    aged = here.started if rules.chunk_prompts else age_and_order(state, machine)
-    waiting = list_prompts(state, machine, rules.batch_requests - aged)
-    lengths = state.scratch.lengths
-    whole, chunk_tokens = compose(
-        lengths[:waiting], aged, rules.batch_requests, rules.batch_tokens, rules.chunk_prompts
-    )
-    last = NONE
-    for i in range(whole):
-        request = here.queue_head
-        if not begin_prompt(state, machine, request, now):
-            return int(aged)
-        here.batch_tokens += lengths[i]
-        here.batch_prompts += 1
-        stop_waiting(state, machine)
-        here.queue_head = state.requests[request].next
-        state.requests[request].next = NONE
-        if last == NONE:
-            here.batch_head = request
-        else:
-            state.requests[last].next = request
-        last = request
-    if chunk_tokens > 0 and begin_prompt(state, machine, here.queue_head, now):
-        here.chunk_tokens = chunk_tokens
-        here.batch_tokens += chunk_tokens
-    return int(aged)
-
-
-@inlined
-def list_prompts(state: Any, machine: int, places: int) -> int:
-    """Write down what the first prompts of the queue have still to compute, as far as a batch may
-    reach; returns how many these are."""
-    lengths = state.scratch.lengths
-    request = state.machines[machine].queue_head
-    count, tokens = 0, 0
-    while request != NONE and count < places and tokens <= state.rules.batch_tokens:
-        one = state.requests[request]
-        lengths[count] = one.prompt_tokens - one.done_tokens
-        tokens += lengths[count]
-        count += 1
-        request = one.next
-    return int(count)
-
-
-@inlined
-def begin_prompt(state: Any, machine: int, request: int, now: float) -> bool:
-    """The prompt goes on, or its first iteration starts, if there is room for it."""
-    one = state.requests[request]
-    if one.phase != Phase.QUEUED:
-        return True
-    if not take_room(state, machine, one):
-        return False
-    one.phase = Phase.PROMPT
-    one.attempt_start_s = now
-    if np.isnan(one.prompt_start_s):
-        one.prompt_start_s = now
-    return True
-
-
-@inlined
-def take_room(state: Any, machine: int, one: Any) -> bool:
-    """Take room for a prompt that is about to start, if there is enough."""
-    if state.rules.cache_grows:
-        return try_begin(state, machine, one)
-    return try_reserve(state, machine, one)
-
-
-@inlined
-def stop_waiting(state: Any, machine: int) -> None:
-    """A prompt waits no more. A server's cluster scheduler is yet to be told (``serve_line``)."""
-    if state.rules.cache_grows:
-        state.machines[machine].starting += 1
-        state.progress[0].starting += 1
-    else:
-        state.cluster.waiting[machine] -= 1
 
 
 @inlined
@@ -294,45 +203,6 @@ def end(state: Any, machine: int, now: float) -> None:
     if here.memory_tokens < used_tokens:
         wake_blocked(state, machine, now)
     start(state, machine, now)
-
-
-@inlined
-def first_token(state: Any, request: int, now: float) -> None:
-    """A prompt is computed: its first token is out, and its cache leaves or stays."""
-    one = state.requests[request]
-    machine = one.prompt_machine
-    cluster = state.cluster
-    if np.isnan(one.first_token_s):
-        one.first_token_s = now
-    else:  # taken up again after a failure: a gap that the client saw
-        one.max_tbt_s = max(one.max_tbt_s, now - one.last_token_s)
-    one.last_token_s = now
-    cluster.pending_tokens[machine] -= one.prompt_tokens
-    state.machines[machine].tokens_out += 1
-    if one.output_tokens == 1:
-        one.phase = Phase.DONE
-        one.finish_s = now
-        leave_token_machine(state, one)
-        cluster.pending_tokens[machine] -= 1
-        cluster.kv_tokens[machine] -= token_charge(state, one, 0)
-        return
-    charge_first(state, one)
-    if one.token_machine == machine:
-        append_ready(state, machine, request)
-    else:
-        one.phase = Phase.SENDING
-        if one.is_expected:
-            return  # ``grown.reserve`` sends it
-        early = state.rules.overlap and one.prompt_tokens >= state.rules.overlap_from_tokens
-        send(state, request, now, early)
-
-
-@inlined
-def charge_first(state: Any, one: Any) -> None:
-    """Charge what the first token makes the cache grow by."""
-    kv_tokens = state.cluster.kv_tokens
-    kv_tokens[one.token_machine] += token_charge(state, one, 1) - token_charge(state, one, 0)
-    rank(state.cluster, one.token_machine)
 
 
 @inlined

@@ -57,6 +57,7 @@ MACHINE = np.dtype(
         ("batch_prompts", np.int64),
         ("batch_tokens", np.int64),
         ("chunk_tokens", np.int64),  # of the queue's head, when prompts are chunked
+        ("prompt_skips", np.int64),  # iterations in a row without any, though some wait
         ("ready_head", np.int64),  # decodes that have no slot yet
         ("ready_tail", np.int64),
         ("expected_head", np.int64),  # requests that wait for blocks, where the cache grows
@@ -113,6 +114,7 @@ REQUEST = np.dtype(
         ("phase", np.int8),
         ("status", np.int8),
         ("reason", np.int8),
+        ("queued_s", np.float64),  # when it came to its prompt machine
         ("prompt_start_s", np.float64),
         ("attempt_start_s", np.float64),  # of the prompt, in this attempt
         ("first_token_s", np.float64),
@@ -210,7 +212,8 @@ class Rules(NamedTuple):
     """The numbers of ``simulate.Options`` that compiled code reads.
 
     Caches are counted in blocks of ``block_tokens``, 1 where they are promised. A request that is
-    ready for its token phase counts as ``ready_waits`` in a machine's queue.
+    ready for its token phase counts as ``ready_waits`` in a machine's queue. ``policy_composes``:
+    the policy has a say in which prompts go into a batch, and is asked.
 
     ``cache_grows`` is True or None. None has a type of its own, so that code compiled for it leaves
     out all that serves growing caches: the usual simulation does not pay for it.
@@ -222,6 +225,7 @@ class Rules(NamedTuple):
     max_preemptions: int
     change_roles: bool
     chunk_prompts: bool
+    policy_composes: bool
     overlap: bool
     share_links: bool
     overlap_from_tokens: int

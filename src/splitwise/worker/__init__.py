@@ -5,5 +5,6 @@
 - ``runner``: what a session drives, whatever kind of engine is behind it
 - ``engine_runner``: one with our own machine-level scheduler (``machine``; ``task`` is what that
   runs) on an engine's thread
+- ``asking``, ``composing``, ``victims``: what of its iterations a policy decides
 - ``outbox``: what the machine says, from any thread
 """

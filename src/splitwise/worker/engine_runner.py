@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 from splitwise.engine.base import Engine
 from splitwise.protocol.handshake.tls import ClusterTls
-from splitwise.protocol.messages import Cancel, MachineStatus
+from splitwise.protocol.messages import Cancel, MachineStatus, RunPrompt
 from splitwise.transfer import KVReceiver, KVSender, MachineReceiver, MachineSender
 from splitwise.transfer.events import OnReceiverEvent, OnSenderEvent
 from splitwise.worker.machine import Machine, TransferEvent
@@ -111,6 +111,8 @@ class EngineRunner(MachineRunner):
     def take(self, command: Command) -> None:
         if isinstance(command, Cancel):
             self._machine.note_cancel(command.task)
+        elif isinstance(command, RunPrompt):
+            self._machine.note_prompt(command.spec.task)
         self._inbox.put(command)
 
     def status(self) -> MachineStatus:

@@ -23,6 +23,7 @@ Everything runs on one thread, the engine's. ``handle`` and ``iterate`` are call
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -56,6 +57,8 @@ from splitwise.transfer import (
     Released,
     Sent,
 )
+from splitwise.worker.asking import Asking
+from splitwise.worker.composing import Composing
 from splitwise.worker.departures import Departures
 from splitwise.worker.fitness import unfit_reason
 from splitwise.worker.runner import Command
@@ -102,18 +105,24 @@ class Machine:
         emit: Callable[[msgspec.Struct], None],
         limits: MachineLimits,
         policy: Policy = DEFAULT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``emit`` takes messages for the cluster scheduler."""
+        """``emit`` takes messages for the cluster scheduler; ``clock`` says seconds."""
         self._engine = engine
         self._departures = Departures(
             sender, engine.layout, limits.one_piece_below_tokens, limits.put_bytes
         )
         self._receiver = receiver
         self._emit = emit
+        self._clock = clock
+        asking = Asking(policy)
         self._seating = Seating(
-            limits.batch_requests, limits.prompt_batch_tokens, limits.max_preemptions
+            limits.batch_requests,
+            limits.prompt_batch_tokens,
+            limits.max_preemptions,
+            self._composing(asking, limits) if asking.is_own("compose") else None,
         )
-        self._victims = Victims(policy, engine.layout)
+        self._victims = Victims(asking, engine.layout)
         self._pool = BlockPool(engine.layout.blocks)
         self._tasks: dict[int, Task] = {}
         self._prompts: deque[Task] = deque()
@@ -121,12 +130,27 @@ class Machine:
         self._running: list[Task] = []
         self._trials = Trials()
         self._arrivals = 0
+        self._came_s: dict[int, float] = {}
+        """When each prompt came that is still in the inbox."""
         self._cancelled: set[int] = set()
         self._leaving: set[int] = set()
         """Tasks that had ended but for their transfer at the last status."""
         self._steps = 0
 
-    # What may be called from another thread: a set's update and reads of plain counts.
+    def _composing(self, asking: Asking, limits: MachineLimits) -> Composing:
+        return Composing(
+            asking,
+            limits.batch_requests,
+            limits.prompt_batch_tokens,
+            self._engine.layout.block_tokens,
+            self._clock,
+        )
+
+    # What may be called from another thread: a dict's or a set's update and reads of plain counts.
+
+    def note_prompt(self, task_id: int) -> None:
+        """A ``RunPrompt`` comes into the inbox: its time in line begins."""
+        self._came_s[task_id] = self._clock()
 
     def note_cancel(self, task_id: int) -> None:
         """Tell a running iteration of a cancel whose ``Cancel`` is still in the inbox."""
@@ -152,8 +176,11 @@ class Machine:
         """Take in what the cluster scheduler or a transfer has to say."""
         match message:
             case RunPrompt(spec=spec, target=target):
+                came_s = self._came_s.pop(spec.task, self._clock())
                 if self._is_fit(spec, len(target or [None])):
-                    self._prompts.append(self._admit(spec, TaskState.QUEUED, target=target))
+                    task = self._admit(spec, TaskState.QUEUED, target=target)
+                    task.came_s = came_s
+                    self._prompts.append(task)
             case Expect(spec=spec, source_id=source_id, source_ranks=ranks):
                 if self._is_fit(spec, ranks):
                     state = TaskState.UNRESERVED
@@ -307,6 +334,7 @@ class Machine:
         batch = [*prompts, *decodes]
         if not batch:
             return False
+        self._seating.began(are_left_out=bool(self._prompts) and not prompts)
         try:
             samples = self._step(prompts, decodes)
         except _Abandoned:
@@ -336,7 +364,7 @@ class Machine:
         head = self._seating.company(self._prompts, aged)
         needed = [self._engine.layout.blocks_for(len(task.history)) for task in head]
         free = self._pool.free_count - len(self._running)
-        count = self._seating.count_prompts(head, needed, free, aged)
+        count = self._seating.count_prompts(head, self._running, needed, free, aged)
         started = [self._prompts.popleft() for _ in range(count)]
         for task, blocks in zip(started, needed, strict=False):
             self._take_blocks(task, blocks)

@@ -2,7 +2,8 @@
 
 1. ``order``, as prompts are about to take places: the running who were left out long enough stand
    first, and keep theirs.
-2. ``company`` and ``count_prompts`` say how many of the prompts that wait come in.
+2. ``company`` and ``count_prompts`` say how many of the prompts that wait come in. A policy that
+   decides this itself is asked (``composing``).
 3. ``decodes`` seats the running beside them, and counts how long the others have been left out.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from splitwise.scheduling import batching, isolation
+from splitwise.worker.composing import Composing
 from splitwise.worker.task import Task, alike
 
 
@@ -17,7 +19,15 @@ class Seating:
     """Composes iterations of ``batch_requests`` requests at most, whose prompts have
     ``prompt_batch_tokens`` tokens together."""
 
-    def __init__(self, batch_requests: int, prompt_batch_tokens: int, max_preemptions: int) -> None:
+    def __init__(
+        self,
+        batch_requests: int,
+        prompt_batch_tokens: int,
+        max_preemptions: int,
+        composing: Composing | None = None,
+    ) -> None:
+        """``composing`` is None where the policy has prompts go in as the limits let them."""
+        self._composing = composing
         self._batch_requests = batch_requests
         self._prompt_batch_tokens = prompt_batch_tokens
         self._max_preemptions = max_preemptions
@@ -40,17 +50,26 @@ class Seating:
         return head[: isolation.count_company([task.spec.alone for task in head])]
 
     def count_prompts(
-        self, head: Sequence[Task], needed_blocks: list[int], free_blocks: int, aged: int
+        self,
+        head: Sequence[Task],
+        running: Sequence[Task],
+        needed_blocks: list[int],
+        free_blocks: int,
+        aged: int,
     ) -> int:
         """How many of the prompts at the head come in, in the blocks that are to be had."""
-        return batching.count_prompts(
-            _computed_tokens(head),
-            needed_blocks,
-            free_blocks,
-            aged,
-            self._batch_requests,
-            self._prompt_batch_tokens,
+        tokens = _computed_tokens(head)
+        count, _ = batching.compose(
+            tokens, aged, self._batch_requests, self._prompt_batch_tokens, may_cut=False
         )
+        if count and self._composing is not None:
+            count = self._composing.count(head[0], tokens[:count], running, free_blocks)
+        return batching.count_with_room(needed_blocks[:count], free_blocks, running_requests=0)
+
+    def began(self, are_left_out: bool) -> None:
+        """An iteration begins; ``are_left_out``: it has no prompts, though some wait."""
+        if self._composing is not None:
+            self._composing.began(are_left_out)
 
     def decodes(self, running: Sequence[Task], prompts: Sequence[Task]) -> list[Task]:
         """The running tasks that have a place beside ``prompts``; the others among them that had

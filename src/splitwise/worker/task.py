@@ -41,6 +41,8 @@ class Task:
     source_id: str | None = None
     source_ranks: int = 1
     blocks: list[int] = field(default_factory=list)
+    came_s: float = 0.0
+    """When its prompt came to this machine."""
     is_sending: bool = False
     """Whether its transfer was begun."""
     has_place: bool = False

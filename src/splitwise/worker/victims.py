@@ -1,33 +1,24 @@
 """Who gives its cache up where running tasks need more than there is.
 
-``machine`` asks before an iteration, and preempts those it is told. The policy ranks them; one that
-fails is told of in the log, and the default decides.
+``machine`` asks before an iteration, and preempts those it is told. The policy ranks them.
 """
 
-import logging
 from collections.abc import Sequence
 
 from splitwise.scheduling import batching
 from splitwise.scheduling.decision import RunningRequest
 from splitwise.scheduling.enacting import read_rank
-from splitwise.scheduling.policies import default
-from splitwise.scheduling.policies.policy import Policy
 from splitwise.transfer.layout import CacheLayout
+from splitwise.worker.asking import Asking
 from splitwise.worker.task import Task
-
-log = logging.getLogger(__name__)
-
-MAX_COMPLAINTS = 20
-"""Each is made once."""
 
 
 class Victims:
     """What is decided by the policy of a worker."""
 
-    def __init__(self, policy: Policy, layout: CacheLayout) -> None:
-        self._policy = policy
+    def __init__(self, asking: Asking, layout: CacheLayout) -> None:
+        self._asking = asking
         self._layout = layout
-        self._complaints: set[str] = set()
 
     def for_growth(self, running: Sequence[Task], free_blocks: int) -> list[Task]:
         """Who has to go, in that order, for the others to have room for their next tokens."""
@@ -51,21 +42,5 @@ class Victims:
             len(task.blocks) * block_tokens,
             needed_blocks * block_tokens,
         )
-        return self._policy_rank(request), *task.rank, i
-
-    def _policy_rank(self, request: RunningRequest) -> int:
-        """How soon a request gives its cache up; see ``default.victim``. A policy that fails is
-        told of in the log, and the default decides."""
-        try:
-            return read_rank(self._policy.hooks.victim(request))
-        except Exception as error:  # noqa: BLE001  whatever a user's function raises
-            said = f"{type(error).__name__}: {error}"
-            if said not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
-                self._complaints.add(said)
-                log.error(
-                    "policy %s: victim of request %d raised %s; the default decides",
-                    self._policy.name,
-                    request.number,
-                    said,
-                )
-            return default.victim(request)
+        said = self._asking.ask("victim", read_rank, request.number, request)
+        return said, *task.rank, i

@@ -1,7 +1,11 @@
 """The default decisions, and what each is asked: a policy's are named and called like these."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from splitwise.scheduling.cluster_state import ClusterState
 from splitwise.scheduling.decision import (
+    NextBatch,
     Placement,
     PlacementRequest,
     PlacementRules,
@@ -47,6 +51,18 @@ def order(request: WaitingRequest) -> float:
     simulator, which knows of no clients, who came first goes first.
     """
     return 0.0
+
+
+@shared
+def compose(batch: NextBatch, prompt_tokens: NDArray[np.int64]) -> int:
+    """How many of the prompts that wait on a machine go into its next iteration, in order.
+
+    ``prompt_tokens`` is what the iteration would compute of each that the limits let in
+    (``batching.compose``), to be read only. A policy may take fewer, 0 included. It is asked before
+    each iteration for which prompts wait, and one goes in whatever it says where nothing else runs
+    or ``skips`` has come to ``batching.MAX_PROMPT_SKIPS``. What has no room in the cache waits.
+    """
+    return len(prompt_tokens)
 
 
 @shared

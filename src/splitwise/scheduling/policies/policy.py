@@ -41,6 +41,7 @@ class Hooks:
 
     place: Callable[..., Any] = default.place
     order: Callable[..., Any] = default.order
+    compose: Callable[..., Any] = default.compose
     victim: Callable[..., Any] = default.victim
 
 
