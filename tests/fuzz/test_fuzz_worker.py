@@ -157,7 +157,8 @@ def test_fuzz_of_the_worker(rig: EngineRig, inputs: int, caplog: pytest.LogCaptu
     eventually(lambda: Holdings.of(os.getpid()).files < before.files)
     print(f"{attack.inputs} inputs, {attack.answers} tasks beside them; {before} -> {after}")
     assert attack.answers > inputs // 30 * 0.9
-    assert not rig.sender._transfers.by_id and not rig.receiver._transfers.by_id
+    for end in (rig.sender, rig.receiver):
+        assert not end._transfers.by_id and not any(rank._transfers for rank in end._ranks)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert after.rss_mib < before.rss_mib + GROWTH_MIB
 

@@ -260,6 +260,13 @@ def test_each_head_of_each_target_comes_from_one_source(
     assert sorted(got) == sorted(wanted)
 
 
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+def test_a_single_part_is_one_between_the_first_ranks(heads: int) -> None:
+    ranks = [n for n in range(1, 9) if heads % n == 0 or n % heads == 0]
+    all_parts = [parts_of(heads, sources, targets) for sources in ranks for targets in ranks]
+    assert {parts for parts in all_parts if len(parts) == 1} == {(Part(0, 0),)}
+
+
 def test_ranks_that_hold_the_same_heads_share_the_work() -> None:
     assert parts_of(2, 4, 4) == (Part(0, 0), Part(1, 1), Part(2, 2), Part(3, 3))
 

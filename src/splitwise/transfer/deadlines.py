@@ -1,6 +1,7 @@
 """How long each wait of a transfer may last."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 GRACE_S = 0.25
 """A process that was stopped for a while finds its deadlines past. What came meanwhile still lies
@@ -40,7 +41,7 @@ class Deadlines:
                     f"{field.name} is {getattr(self, field.name)}: give seconds above 0"
                 )
 
-    @property
+    @cached_property
     def tell_period_s(self) -> float:
         """How often one end tells the other of progress that it cannot see by itself."""
         return min(1.0, self.answer_s / 4, self.stop_s / 4, self.idle_s / 4)

@@ -118,7 +118,7 @@ class Incoming:
             visible_s = time.monotonic() - done.finished_s
         return TransferStats(
             transport=self.over.transport,
-            bytes=len(self.blocks) * sum(self.over.pair.block_bytes),
+            bytes=len(self.blocks) * self.over.pair.all_layers_bytes,
             early_bytes=done.early_bytes,
             visible_s=visible_s,
             puts=done.puts,

@@ -6,11 +6,12 @@
 3. When the last part has ended the transfer has: with Sent or Arrived where all parts did. Where
    one failed the others at this end are cancelled first, so that all blocks come back at once.
 
-A machine of one rank has transfers of one part, which pass straight through.
+A transfer of one part, as between machines of one rank each, passes straight through: both ends
+call it by the transfer's own id, and only their first ranks have to do with it (``ranks``).
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -44,7 +45,7 @@ class _Parts:
 
 
 class _Transfers:
-    """The transfers of one end."""
+    """The transfers of one end that have several parts."""
 
     def __init__(self, cancel: Callable[[int, str], None]) -> None:
         """``cancel`` a part: its rank, its id."""
@@ -59,6 +60,8 @@ class _Transfers:
         Raises:
             ValueError: the id is in use.
         """
+        if len(parts) == 1 and transfer_id not in self.by_id:
+            return [transfer_id]
         ids = [part_id(transfer_id, part, len(parts)) for part in parts]
         with self._lock:
             if transfer_id in self.by_id:
@@ -71,16 +74,20 @@ class _Transfers:
     def drop(self, transfer_id: str) -> None:
         """It was not begun after all."""
         with self._lock:
-            for part in self.by_id.pop(transfer_id).ranks:
+            parts = self.by_id.pop(transfer_id, None)
+            for part in parts.ranks if parts is not None else ():
                 del self._transfer_of[part]
 
-    def parts(self, transfer_id: str) -> dict[str, int]:
-        with self._lock:
-            parts = self.by_id.get(transfer_id)
-            return dict(parts.ranks) if parts is not None else {}
+    def parts(self, transfer_id: str) -> Mapping[str, int]:
+        """Which rank has each part; of one that has ended nothing that a rank knows."""
+        parts = self.by_id.get(transfer_id)
+        return parts.ranks if parts is not None else {transfer_id: 0}
 
     def on_event(self, report: Callable[[Event], None], event: Event) -> None:
         """A part has ended."""
+        if event.transfer_id not in self._transfer_of:
+            report(event)
+            return
         with self._lock:
             transfer_id = self._transfer_of.pop(event.transfer_id)
             parts = self.by_id[transfer_id]
@@ -206,8 +213,6 @@ class MachineReceiver:
 
 def _outcome(transfer_id: str, ended: Sequence[Event]) -> Event:
     """Of a transfer whose parts have ended so: as the worst of them."""
-    if len(ended) == 1 and ended[0].transfer_id == transfer_id:
-        return ended[0]
     for event in ended:
         if isinstance(event, Failed):
             return Failed(transfer_id, event.reason)

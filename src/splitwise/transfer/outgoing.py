@@ -65,7 +65,7 @@ class Outgoing:
     layers: int
     progress_s: float = field(default_factory=time.monotonic)
     """When something last happened to it, or moved."""
-    mailbox: asyncio.Queue[Happening] = field(default_factory=asyncio.Queue)
+    mailbox: deque[Happening] = field(default_factory=deque)
     waiting: deque[LayerReady] = field(default_factory=deque)
     """Ready and not yet put."""
     reported: set[int] = field(default_factory=set)
@@ -80,6 +80,11 @@ class Outgoing:
     heard_bytes: int = 0
     """Progress that the receiver has told of."""
     task: "asyncio.Task[None] | None" = None
+    timer: asyncio.TimerHandle | None = None
+    is_overdue: bool = False
+    """Its deadline has passed; it has one last chance to show progress."""
+    _reader: "asyncio.Future[None] | None" = None
+    """Its task, while that waits for mail."""
     put_layers: int = 0
     put_bytes: int = 0
     puts: int = 0
@@ -96,7 +101,14 @@ class Outgoing:
     def post(self, happening: Happening) -> None:
         """Tell its task what has happened."""
         self.is_stopping = self.is_stopping or isinstance(happening, Stop)
-        self.mailbox.put_nowait(happening)
+        self.mailbox.append(happening)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def until_mail(self) -> None:
+        """Wait for what happens next."""
+        self._reader = asyncio.get_running_loop().create_future()
+        await self._reader
 
     def moved(self, nbytes: int) -> None:
         """So many more bytes are put."""
@@ -128,6 +140,8 @@ class Outgoing:
 
     def note_all_layers(self, fence: Fence) -> None:
         """Those that were not reported before are ready, too."""
+        if len(self.reported) == self.layers:
+            return
         for layer in range(self.layers):
             if layer not in self.reported:
                 self._layer_ready(LayerReady(layer, fence))

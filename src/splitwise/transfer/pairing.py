@@ -68,6 +68,7 @@ class LayoutPair:
         self.at_target = [[strip.target for strip in layer] for layer in strips]
         self.block_bytes = [sum(place.nbytes for place in layer) for layer in self.at_source]
         """What moves of a block, by layer."""
+        self.all_layers_bytes = sum(self.block_bytes)
 
     @property
     def layers(self) -> int:

@@ -19,7 +19,7 @@ def parts_of(all_heads: int, sources: int, targets: int) -> tuple[Part, ...]:
     """The parts in which each target rank gets each of its heads once.
 
     Of several source ranks that hold the same head the one at the nearest place sends it, so that
-    they share the work.
+    they share the work. So a single part is always one between the two first ranks.
 
     Raises:
         ValueError: heads and ranks do not divide.

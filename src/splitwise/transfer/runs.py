@@ -16,16 +16,19 @@ def merge_runs(source: Sequence[int], target: Sequence[int]) -> list[Run]:
     """Pair block ``source[i]`` with block ``target[i]`` and merge what is contiguous in both.
 
     Returns the fewest runs that keep the table's order.
+
+    Raises:
+        ValueError: there are not as many of the one as of the other.
     """
+    if len(source) != len(target):
+        raise ValueError(f"{len(source)} blocks cannot be paired with {len(target)}")
     runs: list[Run] = []
-    for source_block, target_block in zip(source, target, strict=True):
-        if runs:
-            last = runs[-1]
-            follows = (last.source + last.length, last.target + last.length)
-            if follows == (source_block, target_block):
-                runs[-1] = last._replace(length=last.length + 1)
-                continue
-        runs.append(Run(source_block, target_block, 1))
+    first = 0
+    for end in range(1, len(source) + 1):
+        is_last = end == len(source)
+        if is_last or source[end] != source[end - 1] + 1 or target[end] != target[end - 1] + 1:
+            runs.append(Run(source[first], target[first], end - first))
+            first = end
     return runs
 
 

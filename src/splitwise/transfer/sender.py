@@ -13,7 +13,7 @@ sender's thread; the ``Exchange`` keeps the links and writes to the mailbox what
 4. ``finish`` (worker's thread) brings the payload. When the last layer is put, one Done goes out.
 5. The receiver's Answer ends the transfer: Sent, or Failed; its Progress until then says that it
    is worth waiting for. So do ``cancel`` (Cancelled), a Revoke, a lost link and a deadline since
-   the last progress (Failed); then Stopped tells the receiver that no put is
+   the last progress (``_watch``: Failed); then Stopped tells the receiver that no put is
    under way and none will start.
 """
 
@@ -174,6 +174,7 @@ class KVSender:
 
     def _start(self, transfer: Outgoing) -> None:
         transfer.task = self._thread.spawn(self._run(transfer), f"transfer {transfer.transfer_id}")
+        self._watch(transfer)
         self._exchange.reach(transfer)
 
     def _note_layer(self, transfer_ids: Sequence[str], ready: LayerReady) -> None:
@@ -188,8 +189,6 @@ class KVSender:
         """A transfer's task: everything from ``begin`` to its event."""
         try:
             outcome = await self._carry(transfer)
-        except TimeoutError:
-            outcome = Failed(transfer.transfer_id, f"waited too long for {transfer.waits_for}")
         except LinkError as error:
             # A put that broke off leaves the link of no use to the others. What of it is on its
             # way only the link's end can stop, so that, and no Stopped, is the last word.
@@ -200,6 +199,8 @@ class KVSender:
         except Exception as error:
             logger.exception("transfer %s broke", transfer.transfer_id)
             outcome = Failed(transfer.transfer_id, f"{type(error).__name__}: {error}")
+        if transfer.timer is not None:
+            transfer.timer.cancel()
         self._exchange.settle(transfer, outcome)
         del self._transfers[transfer.transfer_id]
         try:
@@ -209,38 +210,32 @@ class KVSender:
 
     async def _carry(self, transfer: Outgoing) -> SenderEvent:
         while True:
-            if not transfer.mailbox.empty():
-                outcome = transfer.take(transfer.mailbox.get_nowait())
+            if transfer.mailbox:
+                outcome = transfer.take(transfer.mailbox.popleft())
+                if outcome is not None:
+                    return outcome
             elif transfer.may_put:
                 await self._put(transfer, transfer.waiting.popleft())
                 await asyncio.sleep(0)  # let frames and calls of others in, a stop above all
-                continue
             elif transfer.may_signal:
                 self._signal(transfer)
-                continue
             else:
-                outcome = transfer.take(await self._hear(transfer))
-            if outcome is not None:
-                return outcome
+                await transfer.until_mail()
 
-    async def _hear(self, transfer: Outgoing) -> Happening:
-        """Wait for what happens next.
-
-        Raises:
-            TimeoutError: nothing has moved for too long.
-        """
+    def _watch(self, transfer: Outgoing) -> None:
+        """Give a transfer up once nothing has moved for too long; else look again later."""
         limit_s = self._deadlines.answer_s if transfer.settled else self._deadlines.idle_s
-        is_overdue = False
-        while True:
-            left_s = transfer.progress_s + limit_s - time.monotonic()
-            if left_s <= 0 and is_overdue:
-                raise TimeoutError
-            is_overdue = left_s <= 0
-            try:
-                async with asyncio.timeout(GRACE_S if is_overdue else left_s):
-                    return await transfer.mailbox.get()
-            except TimeoutError:
-                continue
+        left_s = transfer.progress_s + limit_s - time.monotonic()
+        if left_s <= 0 and transfer.is_overdue:
+            reason = f"waited too long for {transfer.waits_for}"
+            transfer.post(Stop(Failed(transfer.transfer_id, reason)))
+            return
+        transfer.is_overdue = left_s <= 0
+        if transfer.timer is not None:
+            transfer.timer.cancel()
+        transfer.timer = asyncio.get_running_loop().call_later(
+            GRACE_S if transfer.is_overdue else left_s, self._watch, transfer
+        )
 
     async def _put(self, transfer: Outgoing, ready: LayerReady) -> None:
         assert transfer.grant is not None
@@ -266,9 +261,10 @@ class KVSender:
     def _signal(self, transfer: Outgoing) -> None:
         assert transfer.grant is not None and transfer.finish is not None
         transfer.settled = True
+        self._watch(transfer)  # for the answer, which may take less long
         finish = transfer.finish
         same_host = transfer.address.host_identity == host_identity()
-        checksums = [crc for _, crc in sorted(transfer.checksums.items())]
+        checksums = [transfer.checksums[layer] for layer in sorted(transfer.checksums)]
         transfer.grant.peer.send(
             Done(
                 number=transfer.grant.number,
