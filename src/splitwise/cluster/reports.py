@@ -110,7 +110,9 @@ class Reports:
                 f"{len(live.history)} to {live.max_history_tokens - 1} are due"
             )
         vocabulary = self._roster.link(machine).register.model.vocab_size
-        for token in (output.sample.token, *(token for token, _ in output.sample.top or ())):
+        tokens = [output.sample.token]
+        tokens += [token for token, _ in output.sample.top or ()]
+        for token in tokens:
             if not 0 <= token < vocabulary:
                 raise ValueError(f"task {output.task}: token {token} of {vocabulary}")
 

@@ -8,9 +8,10 @@ Names, meanings and buckets follow vLLM's where the meaning is the same, with th
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from splitwise.observe.durations import Durations
 from splitwise.observe.running_totals import RunningTotals
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -47,27 +48,27 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self._registry = CollectorRegistry()
         self._model_name = model_name
-        self._first_token = self._histogram(
+        self._first_token = self._durations(
             "time_to_first_token_seconds",
             "Time from a request's arrival to its first token.",
             _FIRST_TOKEN_BUCKETS_S,
         )
-        self._token_gap = self._histogram(
+        self._token_gap = self._durations(
             "inter_token_latency_seconds",
             "Time between two tokens of a request.",
             _TOKEN_GAP_BUCKETS_S,
         )
-        self._e2e = self._histogram(
+        self._e2e = self._durations(
             "e2e_request_latency_seconds",
             "Time from a request's arrival to its last token.",
             _REQUEST_BUCKETS_S,
         )
-        self._queue = self._histogram(
+        self._queue = self._durations(
             "request_queue_time_seconds",
             "Time a request waited before its prompt began to run.",
             _REQUEST_BUCKETS_S,
         )
-        self._transfer_visible = self._histogram(
+        self._transfer_visible = self._durations(
             "kv_transfer_visible_seconds",
             "Time from the end of a prompt's computation until its whole cache had arrived.",
             _TRANSFER_BUCKETS_S,
@@ -174,8 +175,7 @@ class Metrics:
     def tokens(self, count: int, gap_s: float) -> None:
         """``count`` tokens came together, ``gap_s`` after the one before: an equal share each."""
         self._generation_tokens.inc(count)
-        for _ in range(count):
-            self._token_gap.observe(gap_s / count)
+        self._token_gap.observe(gap_s / count, count)
 
     def finished(self, reason: str, e2e_s: float) -> None:
         """A request ended; ``reason`` is one of ``FINISHED_REASONS``."""
@@ -263,11 +263,8 @@ class Metrics:
         """Everything in Prometheus' text format (``CONTENT_TYPE``)."""
         return generate_latest(self._registry)
 
-    def _histogram(self, name: str, text: str, buckets_s: Sequence[float]) -> Histogram:
-        family = Histogram(
-            _PREFIX + name, text, ["model_name"], registry=self._registry, buckets=buckets_s
-        )
-        return family.labels(self._model_name)
+    def _durations(self, name: str, text: str, bounds_s: Sequence[float]) -> Durations:
+        return Durations(_PREFIX + name, text, bounds_s, self._model_name, self._registry)
 
     def _counter(self, name: str, text: str) -> Counter:
         family = Counter(_PREFIX + name, text, ["model_name"], registry=self._registry)
