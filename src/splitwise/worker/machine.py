@@ -63,7 +63,7 @@ from splitwise.worker.departures import Departures
 from splitwise.worker.fitness import unfit_reason
 from splitwise.worker.runner import Command
 from splitwise.worker.seating import Seating
-from splitwise.worker.task import Task, TaskState, alike
+from splitwise.worker.task import Task, TaskState
 from splitwise.worker.trial import EngineFailed, Trials, try_engine
 from splitwise.worker.victims import Victims
 
@@ -375,7 +375,7 @@ class Machine:
         return started
 
     def _step(self, prompts: Sequence[Task], decodes: Sequence[Task]) -> list[Sample]:
-        works = [task.prompt_work(like) for task, like in zip(prompts, alike(prompts), strict=True)]
+        works = [task.prompt_work() for task in prompts]
         works += [task.token_work() for task in decodes]
         on_layer = self._layer_callback([*prompts, *decodes]) if prompts else None
         try:

@@ -43,11 +43,15 @@ class Seating:
         return [running[i] for i in order], aged
 
     def company(self, waiting: Sequence[Task], aged: int) -> list[Task]:
-        """The prompts at the head of the queue that may share an iteration, with so many aged."""
+        """The prompts at the head of the queue that may share an iteration, with so many aged, and
+        for each of them whether it is ``alike`` one before it."""
         if aged and waiting[0].spec.alone:
             return []
         head = list(islice(waiting, self._batch_requests))
-        return head[: isolation.count_company([task.spec.alone for task in head])]
+        head = head[: isolation.count_company([task.spec.alone for task in head])]
+        for task, like in zip(head, alike(head), strict=True):
+            task.like = like
+        return head
 
     def count_prompts(
         self,
@@ -58,7 +62,7 @@ class Seating:
         aged: int,
     ) -> int:
         """How many of the prompts at the head come in, in the blocks that are to be had."""
-        tokens = _computed_tokens(head)
+        tokens = [task.computed_tokens for task in head]
         count, _ = batching.compose(
             tokens, aged, self._batch_requests, self._prompt_batch_tokens, may_cut=False
         )
@@ -76,7 +80,7 @@ class Seating:
         one before are preempted for this iteration."""
         places = batching.decode_places(
             len(prompts),
-            sum(_computed_tokens(prompts)),
+            sum(task.computed_tokens for task in prompts),
             self._batch_requests,
             self._prompt_batch_tokens,
         )
@@ -88,11 +92,3 @@ class Seating:
         for task in running[places:]:
             task.skips += task.has_place
         return seated
-
-
-def _computed_tokens(prompts: Sequence[Task]) -> list[int]:
-    """The tokens of each prompt that an iteration computes: none of one that another is like."""
-    return [
-        len(task.history) if like is None else 0
-        for task, like in zip(prompts, alike(prompts), strict=True)
-    ]

@@ -49,6 +49,8 @@ class Task:
     """Whether it has been in an iteration of the token phase."""
     skips: int = 0
     """Iterations in a row that it was left out of since."""
+    like: int | None = None
+    """The place of the prompt in its iteration that it is ``alike``."""
 
     @property
     def id(self) -> int:
@@ -78,9 +80,14 @@ class Task:
         """The same for prompts of the same tokens; to be asked for before any is added."""
         return hash(tuple(self.history))
 
-    def prompt_work(self, like: int | None = None) -> Work:
-        """The whole history in one pass, or with that of an entry ``like`` it."""
-        return self._work(self.history, start=0, like=like)
+    @property
+    def computed_tokens(self) -> int:
+        """The tokens of its prompt that an iteration computes: none where another is like it."""
+        return len(self.history) if self.like is None else 0
+
+    def prompt_work(self) -> Work:
+        """The whole history in one pass, or with that of the entry that it is like."""
+        return self._work(self.history, start=0, like=self.like)
 
     def token_work(self) -> Work:
         """The newest token, whose keys and values are not in the cache yet."""
