@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from splitwise.launch import supervision as supervision_module
 from splitwise.launch.launcher import Launcher, WorkerSpec
 from splitwise.launch.supervision import (
     LONGEST_RESTART_DELAY_S,
@@ -55,11 +54,13 @@ class Host(Launcher):
 async def supervised(
     is_drained: Callable[[str], bool] = lambda _: False,
     is_connected: Callable[[str], bool] = lambda _: True,
+    join_limit_s: float = 60.0,
 ) -> AsyncIterator[tuple[Host, asyncio.Task[None]]]:
     """A host that runs all of ``SPECS``, and the supervision over it."""
     host = Host([])
     await host.start(list(SPECS.values()))
-    supervision = asyncio.create_task(Supervisor(host, SPECS, is_drained, is_connected).run())
+    supervisor = Supervisor(host, SPECS, is_drained, is_connected, join_limit_s)
+    supervision = asyncio.create_task(supervisor.run())
     await asyncio.sleep(0.05)  # It waits for an end by now.
     try:
         yield host, supervision
@@ -125,7 +126,7 @@ async def test_ends_at_one_moment_and_before_anybody_watched_are_all_noticed() -
     for name in SPECS:
         host.kill(name)
     await asyncio.sleep(0.05)
-    supervisor = Supervisor(host, SPECS, lambda _: False, lambda _: True)
+    supervisor = Supervisor(host, SPECS, lambda _: False, lambda _: True, 60.0)
     supervision = asyncio.create_task(supervisor.run())
     await until([*"abc", *"abc"], host)
     supervision.cancel()
@@ -158,12 +159,9 @@ async def test_who_is_drained_while_waiting_to_be_started_again_is_not(
         assert host.started == [*"abc", "a"]
 
 
-async def test_who_is_started_again_and_never_joins_is_killed_and_started_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(supervision_module, "JOIN_LIMIT_S", 0.2)
+async def test_who_is_started_again_and_never_joins_is_killed_and_started_again() -> None:
     connected = {"b", "c"}
-    async with supervised(is_connected=connected.__contains__) as (host, _):
+    async with supervised(is_connected=connected.__contains__, join_limit_s=0.2) as (host, _):
         host.kill("a")
         await until([*"abc", "a", "a"], host)  # a worker that hangs as it starts
         connected.add("a")

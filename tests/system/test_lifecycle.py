@@ -152,6 +152,24 @@ def test_a_worker_that_cannot_start_says_why_in_the_parent() -> None:
     assert "worker mixed-0 could not start" in last and "cuda" in last.lower()
 
 
+def test_workers_that_do_not_come_in_time_are_named(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\nif '--machine-id=token-0' in sys.argv: time.sleep(60)"
+    )
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [*SERVE, "--port=0", "--engine=null", "--start-limit-s=8"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "token-0 did not join within 8 s" in last and "--start-limit-s" in last
+
+
 def test_a_port_in_use_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

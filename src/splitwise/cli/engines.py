@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from splitwise.cli.worker_settings import USUAL_CACHE_GIB, WorkerSettings
 from splitwise.scheduling.pool import Pool
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from splitwise.worker.options import WorkerOptions
 
 log = logging.getLogger(__name__)
+
+START_LIMITS_S: Final = {"torch": 600.0, "null": 600.0, "vllm": 1800.0}
+"""From a worker's start to the cluster, with a large model to load; vLLM compiles it, too."""
 
 
 def model_folder(model: str | None, engine: str) -> "ModelFolder":

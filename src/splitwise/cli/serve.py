@@ -12,7 +12,7 @@ from rich.console import Console
 
 from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.config import defaults_from_environment_and_file
-from splitwise.cli.engines import check_engine, model_folder
+from splitwise.cli.engines import START_LIMITS_S, check_engine, model_folder
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.settings import to_arguments, with_settings
@@ -73,6 +73,13 @@ def serve(
     ray_placement_s: Annotated[
         float, typer.Option(min=1, help="Time for Ray to find a node for a worker.")
     ] = 60.0,
+    start_limit_s: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Time for a worker from its start to the cluster; default 600, with vLLM 1800.",
+        ),
+    ] = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name of the model in the API.")
     ] = None,
@@ -141,6 +148,7 @@ def serve(
                 f"--model-name={folder.name}",
                 *to_arguments(msgspec.structs.replace(workers, policy=policy.source)),
             ],
+            start_limit_s=start_limit_s or START_LIMITS_S[workers.engine],
             cluster=cluster,
             http=http,
             access=granted,

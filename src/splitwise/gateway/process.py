@@ -55,7 +55,8 @@ log = logging.getLogger(__name__)
 
 GUESSED_BELOW_CHARACTERS: Final = 16
 """A cluster key that is shorter."""
-START_LIMIT_S: Final = 600.0
+PATIENCE_S: Final = 30.0
+"""How often the gateway says for whom it still waits."""
 THREAD_SWITCH_S: Final = 0.001
 """A thread that makes text yields the interpreter this often (Python's default is five times
 longer), so that the event loop hardly waits for it."""
@@ -103,6 +104,8 @@ class ServeOptions(msgspec.Struct, frozen=True):
     generation_config: str = OWN
     """Whose sampling settings are the default: the model's own, none, or a folder's."""
     worker_arguments: list[str] = []
+    start_limit_s: float = 600.0
+    """From a worker's start to the cluster."""
     cluster: ClusterLimits = ClusterLimits()
     http: HttpLimits = HttpLimits()
     access: Access = Access()
@@ -193,19 +196,34 @@ class Gateway:
         joined = asyncio.create_task(self.cluster.roster.wait_for(len(specs) + external))
         exited = asyncio.create_task(self._launcher.wait_for_exit())
         stopped = asyncio.create_task(stop.wait())
-        waits: list[asyncio.Task[Any]] = [joined, exited, stopped]
+        report = asyncio.create_task(self._say_who_is_missing(specs))
+        ends: list[asyncio.Task[Any]] = [joined, exited, stopped]
+        limit_s = self._options.start_limit_s
         try:
-            await asyncio.wait(waits, timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 return False
             if exited.done():
                 machine_id, how = exited.result()
                 raise LaunchError(f"worker {machine_id} could not start ({how})")
             if not joined.done():
-                raise LaunchError(f"the workers did not register within {START_LIMIT_S:g} s")
+                raise LaunchError(
+                    f"{self._missing(specs)} did not join within {limit_s:g} s; look into the log "
+                    "above, or give more time by --start-limit-s"
+                )
             return True
         finally:
-            await _end_tasks(waits)
+            await _end_tasks([*ends, report])
+
+    async def _say_who_is_missing(self, specs: list[WorkerSpec]) -> None:
+        while True:
+            await asyncio.sleep(PATIENCE_S)
+            log.info("still waiting for %s", self._missing(specs))
+
+    def _missing(self, specs: list[WorkerSpec]) -> str:
+        is_connected = self.cluster.pools.is_connected
+        names = [spec.machine_id for spec in specs if not is_connected(spec.machine_id)]
+        return ", ".join(names) or "workers that others start"
 
     async def _serve_http(
         self,
@@ -239,7 +257,11 @@ class Gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, again)
         pools = self.cluster.pools
         supervisor = Supervisor(
-            self._launcher, self._specs, pools.is_out_of_service, pools.is_connected
+            self._launcher,
+            self._specs,
+            pools.is_out_of_service,
+            pools.is_connected,
+            self._options.start_limit_s,
         )
         supervision = asyncio.create_task(supervisor.run())
         supervision.add_done_callback(_tell_end)

@@ -14,7 +14,7 @@ from typing import Final
 from splitwise.launch.lines import CHUNK_BYTES, Lines
 
 READY_PREFIX: Final = "ready: "
-START_LIMIT_S: Final = 600.0
+START_LIMIT_S: Final = 1900.0  # more than the server gives its workers
 STOP_LIMIT_S: Final = 60.0  # more than the server takes to drain
 LAST_WORDS_S: Final = 5.0
 KEPT_LINES: Final = 20

@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 RESTART_DELAY_S: Final = 1.0
 LONGEST_RESTART_DELAY_S: Final = 20.0
 """Less than requests wait for a machine when there is none."""
-JOIN_LIMIT_S: Final = 600.0
-"""From a start to the cluster, with a large model to load."""
 STABLE_S: Final = 10.0
 """A worker that has run for so long is started again without delay: it ends too rarely for that to
 keep a host busy, and one that does harm in that time is kept out by its cluster (quarantine)."""
@@ -29,7 +27,7 @@ keep a host busy, and one that does harm in that time is kept out by its cluster
 
 class Supervisor:
     """Watches the workers of ``launcher``; ``is_out_of_service`` says who is to stay away,
-    ``is_connected`` who has joined the cluster."""
+    ``is_connected`` who has joined the cluster, for which each has ``join_limit_s``."""
 
     def __init__(
         self,
@@ -37,11 +35,13 @@ class Supervisor:
         specs: dict[str, WorkerSpec],
         is_out_of_service: Callable[[str], bool],
         is_connected: Callable[[str], bool],
+        join_limit_s: float,
     ) -> None:
         self._launcher = launcher
         self._specs = specs
         self._is_out_of_service = is_out_of_service
         self._is_connected = is_connected
+        self._join_limit_s = join_limit_s
         self._starts = dict.fromkeys(specs, 0)
         self._delays = {machine_id: RestartDelay() for machine_id in specs}
 
@@ -57,9 +57,11 @@ class Supervisor:
             return
         self._starts[machine_id] += 1
         start = self._starts[machine_id]
-        await asyncio.sleep(JOIN_LIMIT_S)
+        await asyncio.sleep(self._join_limit_s)
         if self._starts[machine_id] == start and not self._is_connected(machine_id):
-            log.error("worker %s has not joined in %g s and is killed", machine_id, JOIN_LIMIT_S)
+            log.error(
+                "worker %s has not joined in %g s and is killed", machine_id, self._join_limit_s
+            )
             self._launcher.kill(machine_id)
 
     async def _start_again(self, machine_id: str, what: str) -> bool:
