@@ -1,6 +1,7 @@
 """``splitwise worker --engine vllm``: how its engine is made and ended, with vLLM itself faked."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -43,6 +44,9 @@ class FakeVllm:
         monkeypatch.setitem(sys.modules, "splitwise.worker.vllm_machine", machine)
         monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
         monkeypatch.setattr("splitwise.worker.worker.run_machine", self._run)
+        # Set, so that what the worker puts there is taken back.
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.setenv("VLLM_LOGGING_PREFIX", "")
 
     def _run(self, opened: Any, options: WorkerOptions) -> None:
         assert opened[1] is options and self.closed == len(self.runs)
@@ -100,8 +104,70 @@ def test_on_a_gpu_the_cache_is_what_vllm_finds_unless_it_is_said(
     assert run("--device=cuda", "--rank=1").exit_code == 0
     assert run("--device=cuda", "--rank=1", "--kv-cache-gib=2").exit_code == 0
     (_, unsaid), (_, said) = vllm.made
-    assert (unsaid.device, unsaid.kv_cache_gib) == ("cuda:1", None)
+    assert (unsaid.device, unsaid.kv_cache_gib) == ("cuda:0", None)
     assert said.kv_cache_gib == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "visible", "expected"),
+    [
+        (["--device=cuda", "--rank=1"], None, "1,0,2,3"),
+        (["--device=cuda", "--rank=5"], None, "1,0,2,3"),
+        (["--device=cuda:2"], "7,6,5,4", "5,7,6,4"),
+        (["--device=cuda", "--rank=1", "--vllm-args=--tensor-parallel-size 2"], None, "2,3,0,1"),
+        (["--device=cuda", "--rank=2", "--vllm-args=-tp 2"], "GPU-a,GPU-b,c,d", "GPU-a,GPU-b,c,d"),
+        (["--device=cuda", "--rank=1", "--vllm-args=--tensor_parallel_size=4"], None, "0,1,2,3"),
+    ],
+)
+def test_a_machine_sees_its_own_gpus_first_and_the_others_too(
+    arguments: list[str],
+    visible: str | None,
+    expected: str,
+    vllm: FakeVllm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
+    assert run(*arguments).exit_code == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    assert vllm.made[0][1].device == "cuda:0"
+
+
+def test_a_machine_of_more_gpus_than_there_are_is_refused(
+    vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    result = run("--device=cuda", "--vllm-args=--tensor-parallel-size=4")
+    assert result.exit_code == 1 and not vllm.made
+    assert "4 from number 0 on are needed" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpus"),
+    [
+        (["--device=cuda", "--vllm-args=-tp 4 --block-size 16"], 4),
+        (["--device=cuda"], 1),
+        (["--vllm-args=-tp 4"], 0),
+        (["--device=cuda", "--vllm-args=--tensor-parallel-size many"], 1),
+    ],
+)
+def test_ray_is_asked_for_as_many_gpus(
+    arguments: list[str], gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def connect(*_: object) -> None:
+        raise ModelError("that far")
+
+    def options(**given: Any) -> None:
+        asked.append(given["gpus"])
+
+    monkeypatch.setattr("splitwise.launch.ray_launcher.RayOptions", options)
+    monkeypatch.setattr("splitwise.launch.ray_launcher.connect", connect)
+    monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
+    command = ["serve", str(null_model().path), "--engine=vllm", "--launcher=ray", *arguments]
+    assert "that far" in CliRunner().invoke(app, command).output
+    assert asked == [gpus]
 
 
 @pytest.mark.parametrize("failure", [WorkerError("refused"), ModelError("no")])

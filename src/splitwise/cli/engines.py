@@ -1,6 +1,7 @@
 """``--engine``: what each is started with. What any of them needs is imported when it is chosen."""
 
 import logging
+import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -75,25 +76,35 @@ def _run_vllm(
 ) -> None:
     from splitwise.engine.vllm.versions import check_version
 
-    log.info("vLLM %s is starting, which may take minutes", check_version())
+    version, told = check_version(), vllm_settings(rank, settings, options)
+    log.info("vLLM %s is starting, which may take minutes", version)
+    os.environ.setdefault("VLLM_LOGGING_PREFIX", f"[{options.machine_id}] ")
     from splitwise.engine.vllm.core import VllmCore
     from splitwise.worker.vllm_machine import opens_vllm
     from splitwise.worker.worker import run_machine
 
-    with closing(VllmCore(folder, vllm_settings(rank, settings, options))) as core:
+    with closing(VllmCore(folder, told)) as core:
         log.info("vLLM is ready")
         run_machine(opens_vllm(core, options), options)
 
 
 def vllm_settings(rank: int, settings: WorkerSettings, options: "WorkerOptions") -> "VllmSettings":
-    """
+    """Its GPUs are put first among those that this process sees.
+
     Raises:
+        ModelError: ``--vllm-args`` are no words of a shell.
         ValueError: this machine has no such device.
     """
+    from splitwise.engine.vllm.gpus import own_first
     from splitwise.engine.vllm.settings import VllmSettings
 
+    gpus = gpus_of(settings)
+    device = device_of(settings.device, rank, gpus)
+    if gpus:
+        first = int(device.partition(":")[2])
+        os.environ["CUDA_VISIBLE_DEVICES"] = own_first(first, gpus, visible_gpus())
     return VllmSettings(
-        device=device_of(settings.device, rank),
+        device="cuda:0" if gpus else device,
         dtype=settings.dtype,
         kv_cache_gib=settings.cache_gib,
         threads=settings.threads,
@@ -104,6 +115,29 @@ def vllm_settings(rank: int, settings: WorkerSettings, options: "WorkerOptions")
         batch_tokens=settings.prompt_batch_tokens,
         batch_requests=settings.batch_requests,
     )
+
+
+def gpus_of(settings: WorkerSettings) -> int:
+    """GPUs a worker.
+
+    Raises:
+        ModelError: ``--vllm-args`` are no words of a shell.
+    """
+    from splitwise.engine.vllm.gpus import gpus_a_machine
+    from splitwise.engine.vllm.settings import split_arguments
+
+    if settings.device == "cpu":
+        return 0
+    return gpus_a_machine(split_arguments(settings.vllm_args)) if settings.engine == "vllm" else 1
+
+
+def visible_gpus() -> list[str]:
+    """As ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named.split(",")
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _engine(folder: "ModelFolder", rank: int, settings: WorkerSettings) -> "Engine":
@@ -131,11 +165,12 @@ def _engine(folder: "ModelFolder", rank: int, settings: WorkerSettings) -> "Engi
     )
 
 
-def device_of(name: str, rank: int) -> str:
-    """The torch device of worker ``rank``: plain ``cuda`` deals the GPUs out in turn.
+def device_of(name: str, rank: int, gpus: int = 1) -> str:
+    """The torch device of worker ``rank``, the first of as many ``gpus``: plain ``cuda`` deals the
+    GPUs out in turn.
 
     Raises:
-        ValueError: this machine has no such device.
+        ValueError: this machine has no such device, or not so many.
     """
     import torch
 
@@ -145,9 +180,12 @@ def device_of(name: str, rank: int) -> str:
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (index or "0").isdigit():
         raise ValueError(f"--device {name!r}: choose cpu, cuda or cuda:N")
-    number = int(index) if index else rank % max(1, available)
-    if number >= available:
-        raise ValueError(f"--device {name!r}: torch finds {available} CUDA devices here; use cpu")
+    number = int(index) if index else rank % max(1, available // gpus) * gpus
+    if number + gpus > available:
+        raise ValueError(
+            f"--device {name!r}: {gpus} from number {number} on are needed, and torch finds "
+            f"{available} CUDA devices here; use cpu, or a smaller --tensor-parallel-size"
+        )
     return f"cuda:{number}"
 
 

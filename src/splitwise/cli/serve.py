@@ -12,7 +12,7 @@ from rich.console import Console
 
 from splitwise.cli.access_settings import AccessSettings
 from splitwise.cli.config import defaults_from_environment_and_file
-from splitwise.cli.engines import START_LIMITS_S, check_engine, model_folder
+from splitwise.cli.engines import START_LIMITS_S, check_engine, gpus_of, model_folder
 from splitwise.cli.errors import fail
 from splitwise.cli.logs import set_up_logging
 from splitwise.cli.settings import to_arguments, with_settings
@@ -162,7 +162,7 @@ def serve(
                 Pool.TOKEN: read_needs("--ray-token", ray_token),
                 Pool.MIXED: read_needs("--ray-mixed", ray_mixed),
             },
-            gpus=0 if workers.device == "cpu" else 1,
+            gpus=gpus_of(workers),
             placement_limit_s=ray_placement_s,
         )
         # A spinner on a terminal, nothing elsewhere.

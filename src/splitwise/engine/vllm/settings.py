@@ -15,7 +15,7 @@ class VllmSettings(msgspec.Struct, frozen=True):
     """One machine's settings."""
 
     device: str
-    """cpu, cuda or cuda:N."""
+    """cpu or cuda:0, the first that this process sees; its other ranks take those that follow."""
     dtype: str = "auto"
     """vLLM's auto: float32 weights are computed in a 16-bit type."""
     kv_cache_gib: float | None = None
