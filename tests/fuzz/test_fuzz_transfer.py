@@ -133,7 +133,7 @@ class Attack:
 
     def _message(self, number: int) -> Message:
         words = (
-            Done(number, b"\x07", 0, 1, 0.1, 5.0, self.draw.choice((None, [1, 2, 3, 4]))),
+            Done(number, b"\x07", 0, 1, 0.1, 5.0, self.draw.choice((None, [[1], [2], [3], [4]]))),
             Done(number, b"", 10, 1, 0.1),
             Stopped(number, "enough"),
             Progress(number, self.draw.choice((0, 10, 2**63 - 1))),

@@ -23,9 +23,10 @@ from splitwise.transfer.frames import (
     "message",
     [
         Grant(7, "transfer", [3, 1, 2]),
+        Grant(8, "the rest", [3], skipped=5),
         Window(b"\x00agent", [2**48 - 1, 0], 3),
         Handles([b"\x00", b""]),
-        Done(7, b"\x00\xff", 10, 3, 0.25, 12.5, [1, 2**32 - 1]),
+        Done(7, b"\x00\xff", 10, 3, 0.25, 12.5, [[1, 0], [2**32 - 1]]),
         Done(7, b"", 0, 1, 0.0),
         Progress(7, 2**40),
     ],
@@ -38,7 +39,7 @@ def test_a_frame_comes_back_as_it_went(message: Grant | Done) -> None:
 
 
 def test_another_version_is_refused_with_the_remedy() -> None:
-    with pytest.raises(LinkError, match=r"protocol 9, this machine 4: run the same release"):
+    with pytest.raises(LinkError, match=r"protocol 9, this machine 5: run the same release"):
         body_bytes(HEADER.pack(9, 10), 100)
 
 

@@ -46,7 +46,7 @@ def write_one_layer(calls: multiprocessing.connection.Connection) -> None:
         transport = transport_of(memory, LARGE, calls.recv(), put_s=WAIT_S)
         every = range(LARGE.blocks)
         try:
-            await transport.lane(0, every, every).put(0, None, lambda _: True)
+            await transport.lane(0, every)(0, every).put(0, None, lambda _: True)
         except LinkError as error:
             return str(error)
         finally:
@@ -222,7 +222,7 @@ def test_an_address_outside_the_window_is_not_written() -> None:
         async def put() -> None:
             with pytest.raises(LinkError, match="NIXL"):
                 transport = transport_of(source, SMALL, beside, put_s=1)
-                await transport.lane(0, [0], [0]).put(0, None, lambda _: True)
+                await transport.lane(0, [0])(0, [0]).put(0, None, lambda _: True)
 
         asyncio.run(put())
         window.close()

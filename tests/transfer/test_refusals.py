@@ -213,7 +213,7 @@ async def _another_version(control: Channel, stream: Channel, grant: Grant) -> N
 
 
 async def _checksums_of_another_model(control: Channel, stream: Channel, grant: Grant) -> None:
-    await control.send_message(Done(grant.number, b"", 0, 1, 0.0, None, [1, 2]))
+    await control.send_message(Done(grant.number, b"", 0, 1, 0.0, None, [[1], [2]]))
 
 
 async def _piece(stream: Channel, number: int, layer: int, first: int, count: int) -> None:

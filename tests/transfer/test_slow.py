@@ -112,7 +112,7 @@ def test_verifying_takes_its_time_and_hinders_nobody(monkeypatch: pytest.MonkeyP
 
     really = checksum.layer_checksum
 
-    def slow(*args: object) -> int:
+    def slow(*args: object) -> list[int]:
         time.sleep(0.8 * PATIENCE_S)
         return really(*args)  # type: ignore[arg-type]
 

@@ -65,14 +65,16 @@ class DeviceBlocks:
         rows = self._strips[layer][strip]
         rows.index_copy_(0, table, packed.view(rows.dtype).view(len(table), -1))
 
-    def spans(self, layer: int, runs: Runs) -> list[memoryview]:
+    def by_strip(self, layer: int, runs: Runs) -> list[list[memoryview]]:
         """The bytes, read through host memory."""
         import torch
 
         return [
-            memoryview(rows[first : first + count].contiguous().view(torch.uint8).cpu().numpy())
+            [
+                memoryview(rows[first : first + count].contiguous().view(torch.uint8).cpu().numpy())
+                for first, count in runs
+            ]
             for rows in self._strips[layer]
-            for first, count in runs
         ]
 
 

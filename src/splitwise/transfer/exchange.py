@@ -139,13 +139,13 @@ class Exchange:
 
     def _open_lane(self, peer: Peer, grant: Grant, transfer: Outgoing) -> None:
         try:
-            lane = peer.lane(grant, transfer.blocks)
+            lane = peer.lane(grant, transfer.table_blocks)
         except LinkError as error:
             peer.send(Stopped(grant.number, str(error)))
             self._fail(transfer, str(error), settled=True)
             return
         # Set here and not by its task: a transfer that ends first must still answer the grant.
-        transfer.grant = Granted(peer, grant.number, lane)
+        transfer.grant = Granted(peer, grant.number, lane, grant.skipped)
         transfer.told_s = time.monotonic()
         self._granted[peer, grant.number] = transfer
         transfer.post(transfer.grant)

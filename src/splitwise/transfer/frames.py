@@ -14,7 +14,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.events import NotNegative, TransferStats
 from splitwise.transfer.layout import CacheLayout
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 HEADER = struct.Struct("!HI")
 FRAME_LIMIT_BYTES = 16 * 2**20
@@ -75,12 +75,14 @@ class Refused(Message, frozen=True):
 class Grant(Message, frozen=True):
     """Receiver: put the transfer into these blocks, in the order of the request's block table.
 
+    The first ``skipped`` entries of that it holds already: ``blocks`` are for those that follow.
     ``number`` stands for the transfer on this link from here on; it is never used again.
     """
 
     number: int
     transfer_id: str
     blocks: list[int]
+    skipped: NotNegative = 0
 
 
 class Revoke(Message, frozen=True):
@@ -94,7 +96,8 @@ class Done(Message, frozen=True):
     """Sender: the last put is made. One a transfer.
 
     ``finished_s`` is the sender's monotonic clock at ``finish``, where the receiver can read it;
-    ``put_s`` is the time from then to the last put. ``checksums`` holds one crc32 a layer.
+    ``put_s`` is the time from then to the last put. ``checksums`` holds what ``checksum`` makes of
+    each layer.
     """
 
     number: int
@@ -103,7 +106,7 @@ class Done(Message, frozen=True):
     puts: NotNegative
     put_s: Seconds
     finished_s: Seconds | None = None
-    checksums: list[int] | None = None
+    checksums: list[list[int]] | None = None
 
 
 class Progress(Message, frozen=True):

@@ -17,8 +17,8 @@ Runs = Sequence[tuple[int, int]]
 class Blocks(Protocol):
     """What may be read of a cache wherever it lies."""
 
-    def spans(self, layer: int, runs: Runs) -> Sequence[memoryview]:
-        """The bytes that move of these blocks in a layer, in the pair's order."""
+    def by_strip(self, layer: int, runs: Runs) -> list[list[memoryview]]:
+        """The bytes that move of these blocks in each strip of a layer."""
 
 
 class HostBlocks:
@@ -49,12 +49,17 @@ class HostBlocks:
         ]
 
     def spans(self, layer: int, runs: Runs) -> list[memoryview]:
-        """Straight in the cache, to be read or written."""
+        """``by_strip``, one strip after the other: straight in the cache, to be read or written."""
+        return [span for strip in self.by_strip(layer, runs) for span in strip]
+
+    def by_strip(self, layer: int, runs: Runs) -> list[list[memoryview]]:
         return [
-            self._regions[place.region][at : at + nbytes]
+            [
+                self._regions[place.region][at : at + nbytes]
+                for first, count in runs
+                for at, nbytes in _spans(place, first, count)
+            ]
             for place in self._places[layer]
-            for first, count in runs
-            for at, nbytes in _spans(place, first, count)
         ]
 
 

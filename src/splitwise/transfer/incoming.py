@@ -56,6 +56,8 @@ class Incoming:
     transfer_id: str
     sender_id: str
     blocks: list[int]
+    skipped: int
+    """So many entries of the request's block table come before ``blocks``, and are here already."""
     timer: asyncio.TimerHandle | None = None
     progress_s: float = field(default_factory=time.monotonic)
     """When something last happened to it, or moved."""

@@ -130,26 +130,44 @@ class MachineSender:
         target: Sequence[ReceiverAddress],
         blocks: Sequence[int],
         all_ready: bool = False,
+        table_blocks: int | None = None,
     ) -> None:
         """As ``KVSender.begin``, to the ranks of a machine."""
         parts = parts_of(self._all_heads, len(self._ranks), len(target))
         ids = self._transfers.add(transfer_id, parts, [part.source for part in parts])
         try:
             for id_, part in zip(ids, parts, strict=True):
-                self._ranks[part.source].begin(id_, target[part.target], blocks, all_ready)
+                self._ranks[part.source].begin(
+                    id_, target[part.target], blocks, all_ready, table_blocks
+                )
         except ValueError:
             self._transfers.drop(transfer_id)
             raise
 
-    def layer_ready(self, transfer_ids: Sequence[str], layer: int) -> None:
+    def extend(self, transfer_id: str, blocks: Sequence[int]) -> None:
+        """As ``KVSender.extend``, of all ranks."""
+        for part, rank in self._transfers.parts(transfer_id).items():
+            self._ranks[rank].extend(part, blocks)
+
+    def layer_ready(
+        self, transfer_ids: Sequence[str], layer: int, upto: Sequence[int] | None = None
+    ) -> None:
         """As ``KVSender.layer_ready``, of all ranks."""
         by_rank: list[list[str]] = [[] for _ in self._ranks]
-        for transfer_id in transfer_ids:
+        entries: list[list[int]] = [[] for _ in self._ranks]
+        for index, transfer_id in enumerate(transfer_ids):
             for part, rank in self._transfers.parts(transfer_id).items():
                 by_rank[rank].append(part)
-        for sender, parts in zip(self._ranks, by_rank, strict=True):
+                if upto is not None:
+                    entries[rank].append(upto[index])
+        for sender, parts, written in zip(self._ranks, by_rank, entries, strict=True):
             if parts:
-                sender.layer_ready(parts, layer)
+                sender.layer_ready(parts, layer, None if upto is None else written)
+
+    def held(self, transfer_id: str, upto: int) -> None:
+        """As ``KVSender.held``, of all ranks."""
+        for part, rank in self._transfers.parts(transfer_id).items():
+            self._ranks[rank].held(part, upto)
 
     def finish(self, transfer_id: str, payload: bytes) -> None:
         """As ``KVSender.finish``."""
@@ -188,7 +206,12 @@ class MachineReceiver:
         """One a rank; plain data, for senders."""
 
     def expect(
-        self, transfer_id: str, source_id: str, source_ranks: int, blocks: Sequence[int]
+        self,
+        transfer_id: str,
+        source_id: str,
+        source_ranks: int,
+        blocks: Sequence[int],
+        skipped: int = 0,
     ) -> None:
         """As ``KVReceiver.expect``, from a machine of so many ranks."""
         parts = parts_of(self._all_heads, source_ranks, len(self._ranks))
@@ -196,7 +219,7 @@ class MachineReceiver:
         try:
             for id_, part in zip(ids, parts, strict=True):
                 sender_id = rank_id(source_id, part.source, source_ranks)
-                self._ranks[part.target].expect(id_, sender_id, blocks)
+                self._ranks[part.target].expect(id_, sender_id, blocks, skipped)
         except ValueError:
             self._transfers.drop(transfer_id)
             raise

@@ -8,14 +8,24 @@ from dataclasses import dataclass, field
 from splitwise.transfer.address import ReceiverAddress
 from splitwise.transfer.events import Cancelled, Failed, SenderEvent, Sent, TransferStats
 from splitwise.transfer.peer import Peer
-from splitwise.transfer.transports.base import Fence, Lane
+from splitwise.transfer.transports.base import Fence, Lane, Stretch
 
 
 @dataclass(frozen=True)
 class LayerReady:
-    """Engine: this layer's keys and values are written once ``fence`` has passed."""
+    """Engine: keys and values of the table's first ``upto`` entries, of all that it will have where
+    that is None, are written in this layer once ``fence`` has passed."""
 
     layer: int
+    fence: Fence
+    upto: int | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Engine: those of the first ``upto`` entries are written in all layers."""
+
+    upto: int
     fence: Fence
 
 
@@ -36,6 +46,8 @@ class Granted:
     peer: Peer
     number: int
     lane: Lane
+    skipped: int
+    """So many first entries of the table are there already."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,17 @@ class Stop:
     outcome: Cancelled | Failed
 
 
-Happening = LayerReady | Finish | Granted | Answered | Stop
+Happening = LayerReady | Held | Finish | Granted | Answered | Stop
+
+
+@dataclass(frozen=True)
+class Due:
+    """Entries ``first`` to ``after`` of the table, written in ``layer`` and to be put."""
+
+    layer: int
+    first: int
+    after: int
+    fence: Fence
 
 
 @dataclass(eq=False)
@@ -62,13 +84,17 @@ class Outgoing:
     transfer_id: str
     address: ReceiverAddress
     blocks: list[int]
+    """The block table as far as it is known; ``extend`` adds to its end from another thread."""
+    table_blocks: int
+    """How long it will be."""
     layers: int
     progress_s: float = field(default_factory=time.monotonic)
     """When something last happened to it, or moved."""
     mailbox: deque[Happening] = field(default_factory=deque)
-    waiting: deque[LayerReady] = field(default_factory=deque)
-    """Ready and not yet put."""
-    reported: set[int] = field(default_factory=set)
+    waiting: deque[Due] = field(default_factory=deque)
+    """Ready and not yet put, in the order in which that was said."""
+    ready: list[int] = field(init=False)
+    """By layer: so many entries of the table are."""
     grant: Granted | None = None
     finish: Finish | None = None
     settled: bool = False
@@ -85,10 +111,16 @@ class Outgoing:
     """Its deadline has passed; it has one last chance to show progress."""
     _reader: "asyncio.Future[None] | None" = None
     """Its task, while that waits for mail."""
-    put_layers: int = 0
     put_bytes: int = 0
     puts: int = 0
-    checksums: dict[int, int] = field(default_factory=dict)
+    checksums: dict[int, list[int]] = field(default_factory=dict)
+    """By layer: of what is put."""
+    stretch: Stretch | None = None
+    """The one that was put last, from ``stretch_at``: most are put in one layer after another."""
+    stretch_at: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self.ready = [0] * self.layers
 
     @property
     def may_put(self) -> bool:
@@ -96,7 +128,8 @@ class Outgoing:
 
     @property
     def may_signal(self) -> bool:
-        return self.finish is not None and self.put_layers == self.layers and not self.settled
+        is_all_due = self.grant is not None and self.finish is not None
+        return is_all_due and not self.waiting and not self.settled
 
     def post(self, happening: Happening) -> None:
         """Tell its task what has happened."""
@@ -127,9 +160,10 @@ class Outgoing:
         match happening:
             case LayerReady():
                 return self._layer_ready(happening)
+            case Held():
+                return self._held(happening)
             case Finish():
-                self.finish = happening
-                self.note_all_layers(happening.fence)
+                return self._finish(happening)
             case Granted():
                 pass  # the sender has set it; the note wakes the task
             case Answered():
@@ -138,21 +172,56 @@ class Outgoing:
                 return happening.outcome
         return None
 
-    def note_all_layers(self, fence: Fence) -> None:
-        """Those that were not reported before are ready, too."""
-        if len(self.reported) == self.layers:
+    def note_all_layers(self, upto: int, fence: Fence) -> None:
+        """The first ``upto`` entries are ready wherever that was not reported before."""
+        if min(self.ready) >= upto:
             return
         for layer in range(self.layers):
-            if layer not in self.reported:
-                self._layer_ready(LayerReady(layer, fence))
+            self._note(layer, upto, fence)
+
+    def prepared(self, first: int, after: int) -> Stretch:
+        """These entries, for the lane that was granted."""
+        if self.stretch is None or self.stretch_at != (first, after):
+            assert self.grant is not None
+            place = first - self.grant.skipped
+            self.stretch = self.grant.lane(place, self.blocks[first:after])
+            self.stretch_at = first, after
+        return self.stretch
 
     def _layer_ready(self, ready: LayerReady) -> Failed | None:
-        if not 0 <= ready.layer < self.layers or ready.layer in self.reported:
-            reason = f"layer {ready.layer} was reported twice, or is not one of {self.layers}"
+        layer, upto = ready.layer, self.table_blocks if ready.upto is None else ready.upto
+        if not 0 <= layer < self.layers or self.ready[layer] == self.table_blocks:
+            reason = f"layer {layer} was reported twice, or is not one of {self.layers}"
             return Failed(self.transfer_id, reason)
-        self.reported.add(ready.layer)
-        self.waiting.append(ready)
+        if upto > len(self.blocks):
+            return self._too_far(f"layer {layer} was", upto)
+        self._note(layer, upto, ready.fence)
         return None
+
+    def _held(self, held: Held) -> Failed | None:
+        if held.upto > len(self.blocks):
+            return self._too_far("all layers were", held.upto)
+        self.note_all_layers(held.upto, held.fence)
+        return None
+
+    def _finish(self, finish: Finish) -> Failed | None:
+        if len(self.blocks) < self.table_blocks:
+            return self._too_far("all layers were", self.table_blocks)
+        self.finish = finish
+        self.note_all_layers(self.table_blocks, finish.fence)
+        return None
+
+    def _note(self, layer: int, upto: int, fence: Fence) -> None:
+        first = self.ready[layer]
+        if upto > first:
+            self.ready[layer] = upto
+            self.waiting.append(Due(layer, first, upto, fence))
+
+    def _too_far(self, what: str, upto: int) -> Failed:
+        known = f"{len(self.blocks)} of {self.table_blocks} are known: extend it first"
+        return Failed(
+            self.transfer_id, f"{what} reported for the table's first {upto} blocks, but {known}"
+        )
 
     @property
     def waits_for(self) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -98,17 +98,18 @@ class Peer:
                 else:
                     on_frame(self, message)
 
-    def lane(self, grant: Grant, source: Sequence[int]) -> Lane:
+    def lane(self, grant: Grant, table_blocks: int) -> Lane:
         """
         Raises:
             LinkError: a block that the receiver's cache does not have, or too few or many.
         """
         assert self._transport is not None
-        if len(grant.blocks) != len(source):
-            raise LinkError(f"{len(grant.blocks)} blocks granted for {len(source)}")
+        if grant.skipped + len(grant.blocks) != table_blocks:
+            already = f" beside {grant.skipped} held already" if grant.skipped else ""
+            raise LinkError(f"{len(grant.blocks)} blocks granted{already} for {table_blocks}")
         if grant.blocks and not 0 <= min(grant.blocks) <= max(grant.blocks) < self._blocks:
             raise LinkError(f"blocks granted outside a cache of {self._blocks}: {grant.blocks}")
-        return self._transport.lane(grant.number, source, grant.blocks)
+        return self._transport.lane(grant.number, grant.blocks)
 
     @property
     def blocks(self) -> Blocks:

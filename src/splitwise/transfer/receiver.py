@@ -149,18 +149,25 @@ class KVReceiver:
         self._queue = queue_of(cast(DeviceMemory, memory)) if on_device else None
         self._thread.call(listener.open, self._thread, self._check, self._welcome, self._serve)
 
-    def expect(self, transfer_id: str, sender_id: str, blocks: Sequence[int]) -> None:
+    def expect(
+        self, transfer_id: str, sender_id: str, blocks: Sequence[int], skipped: int = 0
+    ) -> None:
         """Reserve ``blocks``, in the order of the request's block table, for machine ``sender_id``.
 
-        They belong to the transfer until its event.
+        Of that table the first ``skipped`` entries are here already, and do not move: ``blocks``
+        are for those that follow (none, where all are). They belong to the transfer until its
+        event.
 
         Raises:
             ValueError: the id is in use, or a block is outside the cache.
         """
-        self._layout.check_blocks(blocks)
+        if skipped < 0:
+            raise ValueError(f"skipped is {skipped}: give how many entries are here, 0 for none")
+        if blocks or not skipped:
+            self._layout.check_blocks(blocks)
         if transfer_id in self._transfers:
             raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
-        incoming = Incoming(transfer_id, sender_id, list(blocks))
+        incoming = Incoming(transfer_id, sender_id, list(blocks), skipped)
         self._transfers[transfer_id] = incoming
         self._thread.call(self._expect, incoming)
 
@@ -204,7 +211,9 @@ class KVReceiver:
             incoming.pieces = Pieces(self._layout.layers, incoming.blocks)
         if over.window is not None:
             self._windows.granted(incoming, over)
-        over.link.send(Grant(incoming.number, incoming.transfer_id, incoming.blocks))
+        over.link.send(
+            Grant(incoming.number, incoming.transfer_id, incoming.blocks, incoming.skipped)
+        )
 
     def _cancel(self, transfer_id: str) -> None:
         if (incoming := self._transfers.get(transfer_id)) is not None:
@@ -420,13 +429,13 @@ class KVReceiver:
             self._complete(incoming, incoming.done)
 
     def _complete(self, incoming: Incoming, done: Done) -> None:
-        if done.checksums is None:
+        if done.checksums is None or not incoming.blocks:
             self._answer(incoming, done, "")
             return
         work = self._verify(incoming, done, done.checksums)
         self._thread.spawn(work, f"verifies {incoming.transfer_id}")
 
-    async def _verify(self, incoming: Incoming, done: Done, checksums: list[int]) -> None:
+    async def _verify(self, incoming: Incoming, done: Done, checksums: list[list[int]]) -> None:
         """Off this thread, which others need meanwhile; they hear that it goes on."""
         loop = asyncio.get_running_loop()
 

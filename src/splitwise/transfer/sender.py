@@ -4,13 +4,16 @@ The life of an outgoing transfer. It is an ``Outgoing`` with a mailbox and a tas
 sender's thread; the ``Exchange`` keeps the links and writes to the mailbox what comes over them.
 
 1. ``begin`` (worker's thread) enters the transfer and starts its task. Where there is no link to
-   the receiver yet, the exchange dials.
+   the receiver yet, the exchange dials. A block table that is not known to its end yet grows by
+   ``extend`` (engine's thread), chunk by chunk of the prompt.
 2. The receiver's Grant reaches the mailbox; where it comes before ``begin`` it is kept till then.
-3. ``layer_ready`` (engine's thread) drops a note into the mailbox of each transfer in the batch.
-   As soon as there is a grant, ready layers are put, one after the other (those of a one-piece
-   transfer are all ready when it begins). Between two puts the mailbox comes first, and a put
-   ends early for a stop that lies in it. Now and then Progress tells the receiver what is put.
-4. ``finish`` (worker's thread) brings the payload. When the last layer is put, one Done goes out.
+3. ``layer_ready`` and ``held`` (engine's thread) drop a note into the mailbox of each transfer in
+   the batch: up to which entry of the table a layer is written. As soon as there is a grant, what
+   is ready is put in the order in which that was said (a one-piece transfer is ready when it
+   begins), but for the first entries that the receiver skips. Between two puts the mailbox comes
+   first, and a put ends early for a stop that lies in it. Now and then Progress tells the receiver
+   what is put.
+4. ``finish`` (worker's thread) brings the payload. When the last is put, one Done goes out.
 5. The receiver's Answer ends the transfer: Sent, or Failed; its Progress until then says that it
    is worth waiting for. So do ``cancel`` (Cancelled), a Revoke, a lost link and a deadline since
    the last progress (``_watch``: Failed); then Stopped tells the receiver that no put is
@@ -35,7 +38,7 @@ from splitwise.transfer.exchange import Exchange
 from splitwise.transfer.frames import PAYLOAD_LIMIT_BYTES, Done, Progress
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory
-from splitwise.transfer.outgoing import Finish, Happening, LayerReady, Outgoing, Stop
+from splitwise.transfer.outgoing import Due, Finish, Happening, Held, LayerReady, Outgoing, Stop
 from splitwise.transfer.peer import SenderConfig
 from splitwise.transfer.thread import LoopThread
 from splitwise.transfer.transports.base import Fence
@@ -113,38 +116,89 @@ class KVSender:
         address: ReceiverAddress,
         blocks: Sequence[int],
         all_ready: bool = False,
+        table_blocks: int | None = None,
     ) -> None:
         """Start to send ``blocks``, a request's block table, to the receiver at ``address``.
 
-        ``all_ready`` says that all layers are written, or queued on the current stream, already:
-        they go in one piece. ``transfer_id`` is the one that the receiver expects, and names one
-        attempt: a retry takes a new one.
+        ``blocks`` may be the table's beginning (or empty): then ``table_blocks`` is how long it
+        will be in all, and ``extend`` brings the rest. ``all_ready`` says that all layers of
+        ``blocks`` are written, or queued on the current stream, already: they go in one piece.
+        ``transfer_id`` is the one that the receiver expects, and names one attempt: a retry takes a
+        new one.
 
         Raises:
-            ValueError: the id is in use, or a block is outside the cache.
+            ValueError: the id is in use, a block is outside the cache, or there are more than
+                ``table_blocks``.
         """
-        self._layout.check_blocks(blocks)
+        if table_blocks is None:
+            table_blocks = len(blocks)
+        if blocks or not table_blocks:
+            self._layout.check_blocks(blocks)
+        if len(blocks) > table_blocks:
+            raise ValueError(f"{len(blocks)} blocks where table_blocks is {table_blocks}")
         if transfer_id in self._transfers:
             raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
-        transfer = Outgoing(transfer_id, address, list(blocks), self._layout.layers)
+        transfer = Outgoing(transfer_id, address, list(blocks), table_blocks, self._layout.layers)
         if all_ready:
-            transfer.note_all_layers(self._fence())
+            transfer.note_all_layers(len(blocks), self._fence())
         self._transfers[transfer_id] = transfer
         self._thread.call(self._start, transfer)
 
-    def layer_ready(self, transfer_ids: Sequence[str], layer: int) -> None:
-        """Engine's thread: this layer's keys and values of these transfers are written.
+    def extend(self, transfer_id: str, blocks: Sequence[int]) -> None:
+        """Engine's thread: the next entries of the block table. Wakes nobody: that does the word
+        that something of them is written.
 
-        On a device: queued on the current stream. Ids of transfers that have ended are ignored.
-        Costs microseconds.
+        Ignored for a transfer that has ended.
+
+        Raises:
+            ValueError: a block is outside the cache or named twice, or there are more than
+                ``table_blocks``.
         """
-        self._thread.call(self._note_layer, transfer_ids, LayerReady(layer, self._fence()))
+        transfer = self._transfers.get(transfer_id)
+        if transfer is None or not blocks:
+            return
+        self._layout.check_blocks(blocks)
+        if len(transfer.blocks) + len(blocks) > transfer.table_blocks:
+            raise ValueError(
+                f"{len(blocks)} blocks more where {len(transfer.blocks)} of {transfer.table_blocks}"
+                f" were known of transfer {transfer_id!r}: table_blocks of begin is all of them"
+            )
+        if not set(blocks).isdisjoint(transfer.blocks):
+            raise ValueError(f"of {list(blocks)} a block was named before in {transfer_id!r}")
+        transfer.blocks += blocks
+
+    def layer_ready(
+        self, transfer_ids: Sequence[str], layer: int, upto: Sequence[int] | None = None
+    ) -> None:
+        """Engine's thread: this layer's keys and values of these transfers are written: of each the
+        first ``upto[i]`` entries of its block table, by None the whole table.
+
+        May come again for a layer as more is written; an ``upto`` that does not grow is harmless,
+        but a layer that was complete must not come again: the transfer fails, as it does where the
+        table is not known so far. On a device: queued on the current stream. Ids of transfers that
+        have ended are ignored. Costs microseconds.
+
+        Raises:
+            ValueError: not as many ``upto`` as transfers.
+        """
+        fence = self._fence()
+        if upto is None:
+            self._thread.call(self._note, transfer_ids, LayerReady(layer, fence))
+            return
+        notes = [LayerReady(layer, fence, entries) for entries in upto]
+        self._thread.call(self._note_each, list(zip(transfer_ids, notes, strict=True)))
+
+    def held(self, transfer_id: str, upto: int) -> None:
+        """Engine's thread: all layers of the first ``upto`` entries of the block table are written,
+        as where this machine held them before the prompt began. Else as ``layer_ready``, but that
+        it may repeat what was said."""
+        self._thread.call(self._post, transfer_id, Held(upto, self._fence()))
 
     def finish(self, transfer_id: str, payload: bytes) -> None:
         """All layers are written; signal the receiver, with ``payload``, once all are put.
 
-        Layers that were not reported yet count as ready now. Ignored for a transfer that has
-        ended.
+        What was not reported yet counts as ready now; where the block table is not known to its
+        end the transfer fails. Ignored for a transfer that has ended.
 
         Raises:
             ValueError: the payload is too long.
@@ -177,8 +231,12 @@ class KVSender:
         self._watch(transfer)
         self._exchange.reach(transfer)
 
-    def _note_layer(self, transfer_ids: Sequence[str], ready: LayerReady) -> None:
+    def _note(self, transfer_ids: Sequence[str], ready: LayerReady) -> None:
         for transfer_id in transfer_ids:
+            self._post(transfer_id, ready)
+
+    def _note_each(self, notes: Sequence[tuple[str, LayerReady]]) -> None:
+        for transfer_id, ready in notes:
             self._post(transfer_id, ready)
 
     def _post(self, transfer_id: str, happening: Happening) -> None:
@@ -237,17 +295,22 @@ class KVSender:
             GRACE_S if transfer.is_overdue else left_s, self._watch, transfer
         )
 
-    async def _put(self, transfer: Outgoing, ready: LayerReady) -> None:
+    async def _put(self, transfer: Outgoing, due: Due) -> None:
         assert transfer.grant is not None
-        moved = partial(self._moved, transfer)
-        transfer.puts += await transfer.grant.lane.put(ready.layer, ready.fence, moved)
-        if transfer.is_stopping:
+        first, layer = max(due.first, transfer.grant.skipped), due.layer
+        if first >= due.after:
             return
-        transfer.put_layers += 1
-        if self._checksum:
-            transfer.checksums[ready.layer] = await asyncio.to_thread(
-                layer_checksum, transfer.grant.peer.blocks, ready.layer, transfer.blocks
-            )
+        stretch, moved = transfer.prepared(first, due.after), partial(self._moved, transfer)
+        transfer.puts += await stretch.put(layer, due.fence, moved)
+        if transfer.is_stopping or not self._checksum:
+            return
+        transfer.checksums[layer] = await asyncio.to_thread(
+            layer_checksum,
+            transfer.grant.peer.blocks,
+            layer,
+            transfer.blocks[first : due.after],
+            transfer.checksums.get(layer, ()),
+        )
 
     def _moved(self, transfer: Outgoing, nbytes: int) -> bool:
         """Note, and tell the receiver if it is time, that so much more is put; False to stop."""
@@ -264,7 +327,9 @@ class KVSender:
         self._watch(transfer)  # for the answer, which may take less long
         finish = transfer.finish
         same_host = transfer.address.host_identity == host_identity()
-        checksums = [transfer.checksums[layer] for layer in sorted(transfer.checksums)]
+        checksums = None
+        if self._checksum:
+            checksums = [transfer.checksums.get(layer, []) for layer in range(transfer.layers)]
         transfer.grant.peer.send(
             Done(
                 number=transfer.grant.number,
@@ -273,7 +338,7 @@ class KVSender:
                 puts=transfer.puts,
                 put_s=time.monotonic() - finish.finished_s,
                 finished_s=finish.finished_s if same_host else None,
-                checksums=checksums if self._checksum else None,
+                checksums=checksums,
             )
         )
 

@@ -1,4 +1,10 @@
-"""The seam between a transfer and the wire: how a layer's blocks get into the receiver's cache."""
+"""The seam between a transfer and the wire: how a layer's blocks get into the receiver's cache.
+
+1. With the grant a link's ``Transport`` opens the transfer's ``Lane``.
+2. The lane prepares a ``Stretch`` for entries of the block table as they are written: all of them,
+   or those of a chunk of the prompt.
+3. The stretch is put layer by layer.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,12 +19,12 @@ Fence = object
 """What a device must pass before a layer may be read; None in host memory. See ``cuda_ipc``."""
 
 
-class Lane(ABC):
-    """One transfer's way from its source blocks into the blocks it was granted."""
+class Stretch(ABC):
+    """Entries of a transfer's block table that follow each other, prepared for all layers."""
 
     @abstractmethod
     async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
-        """Put all blocks of one layer, and return in how many copies or pieces.
+        """Put these blocks of one layer, and return in how many copies or pieces.
 
         ``moved`` hears of every few megabytes; where it says so the rest is left out. On return the
         source may change, and nothing is under way: the bytes are in place, or, over TCP, in the
@@ -29,6 +35,11 @@ class Lane(ABC):
         """
 
 
+Lane = Callable[[int, Sequence[int]], Stretch]
+"""One transfer's way into the blocks it was granted. Of ``first`` and ``source`` it makes the
+stretch in which block ``source[i]`` here becomes the granted block ``first + i`` there."""
+
+
 class Transport(ABC):
     """The sender's end of one link's data path. Lives on the sender's thread."""
 
@@ -37,8 +48,8 @@ class Transport(ABC):
     """This end's blocks."""
 
     @abstractmethod
-    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        """Prepare transfer ``number``: block ``source[i]`` here becomes ``target[i]`` there."""
+    def lane(self, number: int, target: Sequence[int]) -> Lane:
+        """Of transfer ``number``, which was granted the blocks ``target``."""
 
     @abstractmethod
     def close(self) -> None:

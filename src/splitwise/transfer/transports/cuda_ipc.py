@@ -15,6 +15,7 @@ must come from CUDA's plain allocator (no expandable segments).
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.pairing import LayoutPair
 from splitwise.transfer.runs import Run, merge_runs
-from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Stretch, Transport
 
 RUN_BYTES = 2**20
 """A run this long is worth a copy of its own."""
@@ -80,14 +81,8 @@ class CudaIpcTransport(Transport):
         is_one = self.here.device == self.there.device
         self._there = self._here if is_one else DeviceQueue(self.there.device)
 
-    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        long: list[Run] = []
-        others: list[Run] = []
-        for run in merge_runs(source, target):
-            is_long = run.length * max(self.block_bytes) >= RUN_BYTES
-            (long if is_long else others).append(run)
-        most = max(1, GATHER_BYTES // max(self.block_bytes))
-        return _Lane(self, long, self._batches(others, most))
+    def lane(self, number: int, target: Sequence[int]) -> Lane:
+        return partial(self._stretch, target)
 
     @contextlib.asynccontextmanager
     async def copying(self, fence: Fence) -> AsyncIterator[None]:
@@ -118,6 +113,15 @@ class CudaIpcTransport(Transport):
             queue.close()
         del self.here, self.there, self.source
 
+    def _stretch(self, target: Sequence[int], first: int, source: Sequence[int]) -> Stretch:
+        long: list[Run] = []
+        others: list[Run] = []
+        for run in merge_runs(source, target[first : first + len(source)]):
+            is_long = run.length * max(self.block_bytes) >= RUN_BYTES
+            (long if is_long else others).append(run)
+        most = max(1, GATHER_BYTES // max(self.block_bytes))
+        return _Stretch(self, long, self._batches(others, most))
+
     def _batches(self, runs: Sequence[Run], most: int) -> "list[_Batch]":
         source = [run.source + block for run in runs for block in range(run.length)]
         target = [run.target + block for run in runs for block in range(run.length)]
@@ -141,7 +145,7 @@ class _Batch:
     count: int
 
 
-class _Lane(Lane):
+class _Stretch(Stretch):
     def __init__(
         self, transport: CudaIpcTransport, runs: Sequence[Run], batches: Sequence[_Batch]
     ) -> None:

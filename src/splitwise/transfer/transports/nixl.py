@@ -43,7 +43,7 @@ from splitwise.transfer.host_blocks import Blocks
 from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import CacheMemory, HostMemory
 from splitwise.transfer.pairing import LayoutPair, Place
-from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Stretch, Transport
 
 FENCED = "^shm,cuda_ipc"
 """UCX_TLS where it is not set: all of UCX's ways but those that a closed window does not stop."""
@@ -234,10 +234,15 @@ class NixlTransport(Transport):
         except nixl_errors() as error:
             raise LinkError(f"NIXL cannot reach the receiver's agent: {error}") from error
 
-    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        return _Lane(
-            self, self._windows[-1], np.array(source, np.int32), np.array(target, np.int32)
-        )
+    def lane(self, number: int, target: Sequence[int]) -> Lane:
+        # By the window of its grant to the end, though there may be a newer one by then.
+        return functools.partial(self._stretch, self._windows[-1], np.array(target, np.int32))
+
+    def _stretch(
+        self, remote: "_Remote", target: Numbers, first: int, source: Sequence[int]
+    ) -> Stretch:
+        granted = target[first : first + len(source)]
+        return _Stretch(self, remote, np.array(source, np.int32), granted)
 
     async def write(self, here: Numbers, there: Numbers, remote: "_Remote") -> None:
         """Copy blocks, by the numbers of their descriptors, and wait until they are in place.
@@ -300,7 +305,7 @@ class _Remote:
             self._nixl.remove_remote_agent(self._name)
 
 
-class _Lane(Lane):
+class _Stretch(Stretch):
     def __init__(
         self, transport: NixlTransport, remote: _Remote, source: Numbers, target: Numbers
     ) -> None:

@@ -8,6 +8,7 @@ the engine's thread goes on.
 import asyncio
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from splitwise.transfer.layout import CacheLayout
 from splitwise.transfer.memory import HostMemory
 from splitwise.transfer.pairing import LayoutPair
 from splitwise.transfer.runs import Run, cut_runs, merge_runs
-from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Stretch, Transport
 
 COPY_BYTES = 8 * 2**20
 """The most that is copied at once: about a millisecond, in which this thread does nothing else."""
@@ -71,15 +72,19 @@ class SharedMemoryTransport(Transport):
         self._most = max(1, COPY_BYTES // max(pair.block_bytes))
         self._theirs = theirs
 
-    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        return _Lane(self._copies, cut_runs(merge_runs(source, target), self._most))
+    def lane(self, number: int, target: Sequence[int]) -> Lane:
+        return partial(self._stretch, target)
 
     def close(self) -> None:
         del self._copies
         self._theirs.close()
 
+    def _stretch(self, target: Sequence[int], first: int, source: Sequence[int]) -> Stretch:
+        runs = merge_runs(source, target[first : first + len(source)])
+        return _Stretch(self._copies, cut_runs(runs, self._most))
 
-class _Lane(Lane):
+
+class _Stretch(Stretch):
     def __init__(self, strips: list[list[tuple[Bytes, Bytes, int]]], runs: Sequence[Run]) -> None:
         self._strips = strips
         self._runs = runs

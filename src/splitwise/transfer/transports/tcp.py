@@ -1,8 +1,8 @@
 """Between any two machines: several parallel streams beside the control link.
 
-1. The sender cuts a layer's block table into stripes, one a stream at most, and these into pieces:
-   a header that names entries of the table, then their bytes, in the pair's order. They come
-   straight from a cache in host memory, by way of buffers (``staging``) from one on a device.
+1. The sender cuts a stretch of the block table into stripes, one a stream at most, and these into
+   pieces: a header that names entries of the table, then their bytes, in the pair's order. They
+   come straight from a cache in host memory, by way of buffers (``staging``) from one on a device.
 2. The receiver looks up where these entries lie in its own cache and receives straight into them,
    or into a buffer first. It alone writes, and a piece can name nothing but entries of a granted
    table, so a sender cannot reach other blocks. Pieces of a transfer that has ended are read and
@@ -15,6 +15,7 @@ import itertools
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from splitwise.transfer.channel import Buffer, Channel
 from splitwise.transfer.errors import LinkError
@@ -22,10 +23,10 @@ from splitwise.transfer.host_blocks import HostBlocks
 from splitwise.transfer.incoming import Incoming
 from splitwise.transfer.runs import contiguous
 from splitwise.transfer.staging import BUFFER_BYTES, Staging
-from splitwise.transfer.transports.base import Fence, Lane, Moved, Transport
+from splitwise.transfer.transports.base import Fence, Lane, Moved, Stretch, Transport
 
 PIECE = struct.Struct("!QIII")
-"""Transfer number, layer, first entry of the block table, entries."""
+"""Transfer number, layer, first of the granted blocks, how many."""
 STRIPE_BYTES = 256 * 2**10
 """A stripe is not worth a stream of its own below this."""
 PIECE_BYTES = BUFFER_BYTES
@@ -35,7 +36,7 @@ _SCRATCH_BYTES = 2**20
 
 @dataclass(frozen=True)
 class _Piece:
-    """Entries of the block table from ``first`` on: their blocks, and these as runs."""
+    """What goes to the granted blocks from ``first`` on: blocks here, and these as runs."""
 
     first: int
     blocks: Sequence[int]
@@ -61,14 +62,25 @@ class TcpTransport(Transport):
         self._turns = [asyncio.Lock() for _ in streams]
         self._next = 0
 
-    def lane(self, number: int, source: Sequence[int], target: Sequence[int]) -> Lane:
-        # Two stripes a stream where one of them is copied from the device while the other is sent.
-        stripes = len(self._streams) * (2 if isinstance(self._from, Staging) else 1)
-        return _Lane(self, number, source, stripes)
+    def lane(self, number: int, target: Sequence[int]) -> Lane:
+        return partial(self._stretch, number)
 
     def close(self) -> None:
         for stream in self._streams:
             stream.close()
+
+    def _stretch(self, number: int, first: int, source: Sequence[int]) -> Stretch:
+        # Two stripes a stream where one of them is copied from the device while the other is sent.
+        most = len(self._streams) * (2 if isinstance(self._from, Staging) else 1)
+        largest = max(self.block_bytes)
+        stripes = [
+            [
+                _piece(first + at, source[at : at + size])
+                for at, size in _pieces(start, count, largest)
+            ]
+            for start, count in _cut(len(source), largest, most)
+        ]
+        return _Stretch(self, number, stripes)
 
     @contextlib.asynccontextmanager
     async def reading(
@@ -90,17 +102,13 @@ class TcpTransport(Transport):
             await stream.send([header, *spans])
 
 
-class _Lane(Lane):
+class _Stretch(Stretch):
     def __init__(
-        self, transport: TcpTransport, number: int, source: Sequence[int], stripes: int
+        self, transport: TcpTransport, number: int, stripes: Sequence[Sequence[_Piece]]
     ) -> None:
         self._transport = transport
         self._number = number
-        largest = max(transport.block_bytes)
-        self._stripes = [
-            [_piece(source, at, size) for at, size in _pieces(first, count, largest)]
-            for first, count in _cut(len(source), largest, stripes)
-        ]
+        self._stripes = stripes
 
     async def put(self, layer: int, fence: Fence, moved: Moved) -> int:
         if len(self._stripes) == 1:
@@ -216,8 +224,7 @@ class _PieceReader:
             nbytes -= received
 
 
-def _piece(source: Sequence[int], first: int, count: int) -> _Piece:
-    blocks = source[first : first + count]
+def _piece(first: int, blocks: Sequence[int]) -> _Piece:
     return _Piece(first, blocks, contiguous(blocks))
 
 
@@ -228,7 +235,7 @@ def _pieces(first: int, count: int, block_bytes: int) -> list[tuple[int, int]]:
 
 
 def _cut(entries: int, block_bytes: int, stripes: int) -> list[tuple[int, int]]:
-    """Cut a block table into (first, count) stripes of nearly equal length."""
+    """Cut so many entries into (first, count) stripes of nearly equal length."""
     wanted = max(1, min(stripes, entries, entries * block_bytes // STRIPE_BYTES))
     bounds = [entries * index // wanted for index in range(wanted + 1)]
     return [(first, after - first) for first, after in itertools.pairwise(bounds)]
