@@ -4,6 +4,7 @@ A machine knows its blocks by a dict from request to number of blocks, and the c
 counted anew from all requests before each decision, instead of being kept up to date.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class GrownReference(ReferenceSimulator):
         self.cluster.kv_capacity_tokens[:] = self.capacity
         self.cluster.max_decodes[:] = min(self.options.batch_requests, self.options.batch_tokens)
         self.line: list[Request] = []
+        self.passed_blocks: Counter[Request] = Counter()  # of those that passed one that waits
         self.blocks: list[dict[Request, int]] = [{} for _ in self.machines]
         self.expected: list[list[Request]] = [[] for _ in self.machines]
         self.is_news = [False] * len(self.machines)
@@ -65,34 +67,56 @@ class GrownReference(ReferenceSimulator):
             self.hand_out(now)
 
     def hand_out(self, now: float) -> None:
-        o = self.options
         self.line.sort(key=lambda r: (r.attempts == 0, r.number))
-        while self.line:
-            r = self.line[0]
-            self.count_loads()
-            r.at, r.to = place_if_room(
-                self.cluster,
-                r.prompt,
-                self.count_blocks(r.prompt + 1) * o.block_tokens,
-                o.queue_threshold_tokens,
-                o.change_roles,
-                r.output == 1,
-            )
-            if r.at < 0:
+        passed: list[Request] = []
+        for r in list(self.line):
+            if len(passed) > 4 or any(not self.may_pass(r, other) for other in passed):
                 return
-            del self.line[0]
-            self.note(r.at, now)
-            self.note(r.to, now)
-            r.attempts += 1
-            r.queued_s = now
-            r.where = "queue"
-            self.placed.append(r)
-            self.machines[r.at].prompts.append(r)
-            if r.at != r.to:
-                self.expected[r.to].append(r)
-                self.is_news[r.to] = True
-                self.wake(self.machines[r.to], now)
-            self.wake(self.machines[r.at], now)
+            if self.start_if_room(r, now):
+                for other in passed:
+                    self.passed_blocks[other] += self.first_blocks(r)
+            else:
+                passed.append(r)
+
+    def first_blocks(self, r: Request) -> int:
+        return self.count_blocks(r.prompt + 1)
+
+    def may_pass(self, r: Request, other: Request) -> bool:
+        """What is large waits for others that are small, as long as they are no more than itself
+        in all."""
+        own, blocks = self.first_blocks(other), self.first_blocks(r)
+        largest = self.count_blocks(max(self.capacity))
+        is_large, is_small = own > largest / 4, blocks <= own / 2
+        return is_large and is_small and self.passed_blocks[other] + blocks <= own
+
+    def start_if_room(self, r: Request, now: float) -> bool:
+        o = self.options
+        self.count_loads()
+        r.at, r.to = place_if_room(
+            self.cluster,
+            r.prompt,
+            self.first_blocks(r) * o.block_tokens,
+            o.queue_threshold_tokens,
+            o.change_roles,
+            r.output == 1,
+        )
+        if r.at < 0:
+            return False
+        self.line.remove(r)
+        del self.passed_blocks[r]
+        self.note(r.at, now)
+        self.note(r.to, now)
+        r.attempts += 1
+        r.queued_s = now
+        r.where = "queue"
+        self.placed.append(r)
+        self.machines[r.at].prompts.append(r)
+        if r.at != r.to:
+            self.expected[r.to].append(r)
+            self.is_news[r.to] = True
+            self.wake(self.machines[r.to], now)
+        self.wake(self.machines[r.at], now)
+        return True
 
     def count_loads(self) -> None:
         c, size = self.cluster, self.options.block_tokens

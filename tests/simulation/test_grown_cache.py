@@ -81,10 +81,49 @@ def test_who_was_preempted_goes_before_who_never_began() -> None:
 
 def test_the_line_is_first_come_first_served() -> None:
     """The second fits nowhere until the first is done, and holds up the third, which would fit."""
-    rows = load((0.0, 1000, 11), (0.1, 1500, 2), (0.2, 50, 2))
-    result = simulate(rows, mixed(kv_capacity_tokens=2000), GROWN)
+    rows = load((0.0, 1000, 11), (0.1, 1500, 2), (0.2, 800, 2))
+    result = simulate(rows, mixed(kv_capacity_tokens=2400), GROWN)
     assert result.prompt_start_s[1] == pytest.approx(result.finish_s[0])
     assert result.prompt_start_s[2] == pytest.approx(result.first_token_s[1])
+
+
+def test_a_much_smaller_one_passes_a_large_one_that_finds_no_room() -> None:
+    """As above, with one between that is in nobody's way."""
+    rows = load((0.0, 1000, 11), (0.1, 1500, 2), (0.15, 50, 2), (0.2, 800, 2))
+    result = simulate(rows, mixed(kv_capacity_tokens=2400), GROWN)
+    assert result.prompt_start_s[2] == pytest.approx(result.first_token_s[0])
+    assert result.prompt_start_s[1] == pytest.approx(result.finish_s[0])
+    assert result.prompt_start_s[3] == pytest.approx(result.first_token_s[1])
+
+
+def test_small_ones_pass_until_they_have_taken_as_much_as_the_large_one_needs() -> None:
+    """It needs 63 blocks, and each of them 7."""
+    small = [(0.2 + 0.2 * i, 100, 2) for i in range(40)]
+    rows = load((0.0, 1000, 100), (0.1, 1000, 2), *small)
+    result = simulate(rows, mixed(kv_capacity_tokens=1600), GROWN)
+    have_passed = result.prompt_start_s[2:] < result.prompt_start_s[1]
+    assert result.prompt_start_s[1] == pytest.approx(result.finish_s[0])
+    assert have_passed.tolist() == [True] * 9 + [False] * 31
+    one_less = simulate(load(*rows_of(rows)[:10]), mixed(kv_capacity_tokens=1600), GROWN)
+    assert (one_less.prompt_start_s[2:] < one_less.prompt_start_s[1]).all()
+
+
+def rows_of(rows: Load) -> list[tuple[float, int, int]]:
+    return list(zip(rows.arrival_s, rows.prompt_tokens, rows.output_tokens, strict=True))
+
+
+def test_who_fits_no_machine_that_is_up_waits_apart() -> None:
+    """The large machine is away from 0.5 to 20 s. The second request waits for it, and the others,
+    of half its size and more, are not in its way."""
+    small, large = mixed(kv_capacity_tokens=1024)[0], mixed(kv_capacity_tokens=2048)[0]
+    rows = load((0.0, 1500, 30), (1.0, 1500, 10), (2.0, 800, 10), (4.0, 900, 10), (25.0, 9, 2))
+    result = simulate(rows, [small, large], GROWN, [Outage(1, 0.5, 20.0)])
+    assert (result.status == Status.FINISHED).all()
+    assert result.prompt_start_s[2:4].tolist() == [2.0, 4.0]
+    assert result.token_machine.tolist()[:4] == [1, 1, 0, 0]
+    assert result.attempts.tolist() == [2, 1, 1, 1, 1]
+    assert result.finish_s[0] == pytest.approx(20.0 + 1.5 + 29 * 0.1)
+    assert result.prompt_start_s[1] == pytest.approx(result.finish_s[0])
 
 
 def test_a_machine_looks_at_what_came_between_two_iterations() -> None:

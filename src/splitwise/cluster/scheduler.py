@@ -44,7 +44,7 @@ from splitwise.cluster.roster import MachineLink, Roster
 from splitwise.cluster.statuses import Statuses
 from splitwise.protocol.generation import GenerationFailed, GenerationRequest, Unavailable
 from splitwise.protocol.messages import Leave, MachineStatus, ToScheduler, Welcome
-from splitwise.scheduling.placement import can_serve, could_hold
+from splitwise.scheduling.placement import can_serve, could_hold, is_beyond_all
 from splitwise.scheduling.policies.policy import DEFAULT, Policy
 from splitwise.scheduling.ranking import NOBODY
 from splitwise.scheduling.waiting import Tried
@@ -167,9 +167,9 @@ class ClusterScheduler:
     def _try(self, live: LiveRequest) -> Tried:
         if self._start_if_room(live):
             return Tried.STARTED
-        if self._placer.could_any_hold(live) or not can_serve(self.roster.cluster):
-            return Tried.NO_ROOM
-        return Tried.NO_MACHINE
+        if is_beyond_all(self.roster.cluster, self._placer.needed_tokens(live)):
+            return Tried.NO_MACHINE
+        return Tried.NO_ROOM
 
     def _start_if_room(self, live: LiveRequest) -> bool:
         prompt, token = self._placer.place(live)

@@ -47,14 +47,31 @@ _MIXED: Final = int(Pool.MIXED)
 """Plain numbers, which numpy and numba take faster than members of an enum."""
 
 
+@shared
 def can_serve(cluster: ClusterState) -> bool:
     """Whether anybody can be found: left alone, a machine of any pool computes both phases."""
-    return any(first(cluster.by_pending, pool) != NOBODY for pool in Pool)
+    return (
+        first(cluster.by_pending, _PROMPT) != NOBODY
+        or first(cluster.by_pending, _TOKEN) != NOBODY
+        or first(cluster.by_pending, _MIXED) != NOBODY
+    )
 
 
+@shared
 def could_hold(cluster: ClusterState, kv_tokens: int) -> bool:
     """Whether a machine that takes requests has so large a cache, however full it is now."""
-    return any(_roomiest(cluster, pool, kv_tokens) != NOBODY for pool in Pool)
+    return (
+        _roomiest(cluster, _PROMPT, kv_tokens) != NOBODY
+        or _roomiest(cluster, _TOKEN, kv_tokens) != NOBODY
+        or _roomiest(cluster, _MIXED, kv_tokens) != NOBODY
+    )
+
+
+@shared
+def is_beyond_all(cluster: ClusterState, kv_tokens: int) -> bool:
+    """Whether machines are there, but none that could hold so much: who needs it is to wait apart
+    for another machine, and hold up nobody (``waiting``)."""
+    return can_serve(cluster) and not could_hold(cluster, kv_tokens)
 
 
 @shared

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from splitwise.scheduling.batching import UNBOUNDED_DECODES, max_decodes
 from splitwise.scheduling.cluster_state import new_cluster
 from splitwise.scheduling.ranking import new_ranking
+from splitwise.scheduling.waiting import MAX_ASIDE
 from splitwise.simulation import state as st
 from splitwise.simulation.options import Load, MachineGroup, Options, Outage
 from splitwise.simulation.policy_calls import calls_of
@@ -59,7 +60,7 @@ def new_state(
         machines_known,
         calls_of(options.policy, machines_known, scratch.lengths),
         new_kinds(groups, longest + 1),
-        new_rules(options, span_s),
+        new_rules(options, span_s, int(capacity.max())),
         machines,
         table,
         np.zeros((len(machines), st.MAX_SLOTS), dtype=st.SLOT),
@@ -81,6 +82,7 @@ def new_scratch(running: int) -> st.Scratch:
         np.zeros(st.MAX_SLOTS, dtype=np.int64),
         np.zeros(st.MAX_SLOTS, dtype=st.SLOT),
         np.zeros(running, dtype=st.RUNNING),
+        np.zeros(MAX_ASIDE + 1, dtype=np.int64),
     )
 
 
@@ -143,7 +145,7 @@ def new_kinds(groups: Sequence[MachineGroup], longest: int) -> st.Kinds:
     return kinds
 
 
-def new_rules(options: Options, span_s: float) -> st.Rules:
+def new_rules(options: Options, span_s: float, largest_tokens: int) -> st.Rules:
     """The options that compiled code reads."""
     return st.Rules(
         options.queue_threshold_tokens,
@@ -158,6 +160,7 @@ def new_rules(options: Options, span_s: float) -> st.Rules:
         options.overlap_from_tokens,
         True if options.cache == "grown" else None,
         options.block_tokens if options.cache == "grown" else 1,
+        largest_tokens,
         0 if options.cache == "grown" else 1,  # a server counts prompts alone
         options.retry_s,
         span_s / SAMPLES,

@@ -1,8 +1,8 @@
 """A request is sent to its two machines.
 
 ``dispatch`` places a request at once, with all its cache promised. ``serve_line`` goes by the
-server's rules: who is first in the cluster's line is placed as soon as there is room for what is
-known.
+server's rules: who stands in the cluster's line is placed in its turn, as soon as there is room for
+what is known.
 """
 
 from typing import Any
@@ -10,11 +10,20 @@ from typing import Any
 from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.decision import Placement, PlacementRequest, PlacementRules
 from splitwise.scheduling.enacting import has_to_wait, pull
+from splitwise.scheduling.placement import is_beyond_all
 from splitwise.scheduling.ranking import NOBODY
-from splitwise.simulation.charges import charge, in_blocks
+from splitwise.simulation.charges import charge
 from splitwise.simulation.compiled import inlined
 from splitwise.simulation.grown import expect
-from splitwise.simulation.line import first_in_line, leave_line
+from splitwise.simulation.line import (
+    first_in_line,
+    leave_line,
+    may_go_before,
+    needed_to_begin,
+    park,
+    stand,
+    step_out,
+)
 from splitwise.simulation.machine import kick
 from splitwise.simulation.policy_calls import place_by
 from splitwise.simulation.queues import append_prompt
@@ -98,15 +107,48 @@ def serve_line(state: Any, now: float) -> None:
 
 @inlined
 def hand_out(state: Any, now: float) -> None:
-    """Place waiting requests, in order, until one has to go on waiting."""
+    """Place waiting requests, in order, as far as there is room (``waiting`` has the rules)."""
     progress = state.progress[0]
-    while progress.in_line > 0:
+    aside = state.scratch.aside
+    count = 0
+    while progress.in_line > 0 and count < len(aside):
         request = first_in_line(state)
-        one = state.requests[request]
-        asked = as_asked(state, request, in_blocks(state, one.prompt_tokens + 1))
-        placement = place_by(state.policy, state.cluster, asked, placement_rules(state, True))
-        if has_to_wait(state.cluster, asked, placement):
-            return
-        leave_line(state)
-        pull(state.cluster, placement, one.output_tokens > 1)
-        send_to_machines(state, request, placement, now)
+        tokens = needed_to_begin(state, request)
+        if not may_pass_all(state, tokens, aside[:count]):
+            break
+        if start_if_room(state, request, now):
+            for other in aside[:count]:
+                state.requests[other].passed_tokens += tokens
+        elif is_beyond_all(state.cluster, tokens):
+            park(state)
+        elif may_go_before(state, 1, request):
+            step_out(state)
+            aside[count] = request
+            count += 1
+        else:  # nobody may pass it
+            break
+    for request in aside[:count]:
+        stand(state, request)
+
+
+@inlined
+def may_pass_all(state: Any, tokens: int, aside: Any) -> bool:
+    """Whether one that needs so many tokens may pass those that found no room."""
+    may_all = True
+    for other in aside:
+        may_all = may_all and may_go_before(state, tokens, other)
+    return may_all
+
+
+@inlined
+def start_if_room(state: Any, request: int, now: float) -> bool:
+    """Place the first in line, if there is room for it."""
+    one = state.requests[request]
+    asked = as_asked(state, request, needed_to_begin(state, request))
+    placement = place_by(state.policy, state.cluster, asked, placement_rules(state, True))
+    if has_to_wait(state.cluster, asked, placement):
+        return False
+    leave_line(state)
+    pull(state.cluster, placement, one.output_tokens > 1)
+    send_to_machines(state, request, placement, now)
+    return True

@@ -4,10 +4,10 @@
 2. Every request that needed the machine is recalled, wherever it stood: its prompt waited or was
    computed there, its cache was on the way from or to it, or its tokens were made there. Prompt
    plus tokens so far are a new prompt, placed anew at once, in order of arrival; where the cache
-   grows, as soon as there is room, before requests that never began.
+   grows, as soon as there is room, before requests that never began (``line``).
 3. What the requests held on other machines is free, so every machine looks at its queue again.
 4. ``recover``: the machine is idle, in its home pool. Requests for whom no machine was up are
-   placed.
+   placed, or return to the line.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from splitwise.scheduling.cluster_state import rank
 from splitwise.scheduling.ranking import OUT, set_key
 from splitwise.simulation.compiled import compiled, inlined
 from splitwise.simulation.dispatch import dispatch
+from splitwise.simulation.line import unpark
 from splitwise.simulation.machine import account, duration_s, ended_iterations, kick
 from splitwise.simulation.recall import recall
 from splitwise.simulation.roles import settle
@@ -35,6 +36,8 @@ def change_machine(state: Any, arrived: int, now: float) -> None:
         fail(state, machine, now)
     if not state.rules.cache_grows:
         place_homeless(state, arrived, now)
+    elif event.goes_up:
+        unpark(state, arrived)
     look_again(state, now)
 
 

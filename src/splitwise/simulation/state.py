@@ -111,6 +111,8 @@ REQUEST = np.dtype(
         ("preemptions", np.int64),
         ("attempts", np.int64),
         ("order", np.float64),  # the policy's word on one that waits and never began
+        ("passed_tokens", np.int64),  # of those that were placed before it while it had no room
+        ("is_parked", np.bool_),  # whether it waits apart for a machine that could hold it
         ("phase", np.int8),
         ("status", np.int8),
         ("reason", np.int8),
@@ -211,7 +213,8 @@ class Kinds(NamedTuple):
 class Rules(NamedTuple):
     """The numbers of ``simulate.Options`` that compiled code reads.
 
-    Caches are counted in blocks of ``block_tokens``, 1 where they are promised. A request that is
+    Caches are counted in blocks of ``block_tokens``, 1 where they are promised; no machine's is
+    larger than ``largest_tokens``. A request that is
     ready for its token phase counts as ``ready_waits`` in a machine's queue. ``policy_composes``:
     the policy has a say in which prompts go into a batch, and is asked.
 
@@ -231,6 +234,7 @@ class Rules(NamedTuple):
     overlap_from_tokens: int
     cache_grows: bool | None
     block_tokens: int
+    largest_tokens: int
     ready_waits: int
     retry_s: float
     sample_every_s: float
@@ -260,12 +264,14 @@ class Log(NamedTuple):
 
 class Scratch(NamedTuple):
     """What is written and read within one step: the queue's first prompts, decodes in another
-    order, and, where the cache grows, those that run on a machine."""
+    order, and, where the cache grows, those that run on a machine and those that stand ``aside``
+    while others are tried (``line``)."""
 
     lengths: NDArray[np.int64]
     order: NDArray[np.int64]
     slots: NDArray[np.void]
     running: NDArray[np.void]
+    aside: NDArray[np.int64]
 
 
 @by_reference
