@@ -47,15 +47,16 @@ class _Parts:
 class _Transfers:
     """The transfers of one end that have several parts."""
 
-    def __init__(self, cancel: Callable[[int, str], None]) -> None:
-        """``cancel`` a part: its rank, its id."""
+    def __init__(self, cancel: Callable[[int, str], None], rank_of: Callable[[Part], int]) -> None:
+        """``cancel`` a part: its rank, its id. ``rank_of``: which rank here has a part."""
         self._cancel = cancel
+        self._rank_of = rank_of
         self.by_id: dict[str, _Parts] = {}
         self._transfer_of: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def add(self, transfer_id: str, parts: Sequence[Part], ranks: Sequence[int]) -> list[str]:
-        """Enter a transfer of these parts, each with the rank that has it here; returns their ids.
+    def add(self, transfer_id: str, parts: Sequence[Part]) -> list[str]:
+        """Enter a transfer of these parts; returns their ids.
 
         Raises:
             ValueError: the id is in use.
@@ -66,6 +67,7 @@ class _Transfers:
         with self._lock:
             if transfer_id in self.by_id:
                 raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
+            ranks = map(self._rank_of, parts)
             self.by_id[transfer_id] = _Parts(dict(zip(ids, ranks, strict=True)))
             for id_ in ids:
                 self._transfer_of[id_] = transfer_id
@@ -118,7 +120,9 @@ class MachineSender:
         """``make`` makes a rank's sender: its id, its number, what it reports to. ``on_event`` is
         called once for each ``begin``, on a sender's thread."""
         self._all_heads = all_heads
-        self._transfers = _Transfers(lambda rank, part: self._ranks[rank].cancel(part))
+        self._transfers = _Transfers(
+            lambda rank, part: self._ranks[rank].cancel(part), rank_of=lambda part: part.source
+        )
         report = partial(self._transfers.on_event, on_event)  # type: ignore[arg-type]
         self._ranks = [
             make(rank_id(machine_id, rank, ranks), rank, report) for rank in range(ranks)
@@ -134,7 +138,7 @@ class MachineSender:
     ) -> None:
         """As ``KVSender.begin``, to the ranks of a machine."""
         parts = parts_of(self._all_heads, len(self._ranks), len(target))
-        ids = self._transfers.add(transfer_id, parts, [part.source for part in parts])
+        ids = self._transfers.add(transfer_id, parts)
         try:
             for id_, part in zip(ids, parts, strict=True):
                 self._ranks[part.source].begin(
@@ -197,7 +201,9 @@ class MachineReceiver:
     ) -> None:
         """As ``MachineSender``."""
         self._all_heads = all_heads
-        self._transfers = _Transfers(lambda rank, part: self._ranks[rank].cancel(part))
+        self._transfers = _Transfers(
+            lambda rank, part: self._ranks[rank].cancel(part), rank_of=lambda part: part.target
+        )
         report = partial(self._transfers.on_event, on_event)  # type: ignore[arg-type]
         self._ranks = [
             make(rank_id(machine_id, rank, ranks), rank, report) for rank in range(ranks)
@@ -215,7 +221,7 @@ class MachineReceiver:
     ) -> None:
         """As ``KVReceiver.expect``, from a machine of so many ranks."""
         parts = parts_of(self._all_heads, source_ranks, len(self._ranks))
-        ids = self._transfers.add(transfer_id, parts, [part.target for part in parts])
+        ids = self._transfers.add(transfer_id, parts)
         try:
             for id_, part in zip(ids, parts, strict=True):
                 sender_id = rank_id(source_id, part.source, source_ranks)
