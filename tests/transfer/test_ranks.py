@@ -1,9 +1,10 @@
 """Caches between machines of one rank and several, byte for byte as numpy slices them by hand."""
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from splitwise.transfer import (
     KVSender,
     MachineReceiver,
     MachineSender,
+    ReceiverAddress,
     Released,
     Sent,
 )
@@ -91,9 +93,32 @@ class Machine:
         assert at == memory.nbytes
 
 
+@dataclass
+class Apart:
+    """The ends of ranks that run in processes of their own, as one."""
+
+    ends: list[Any]
+
+    @property
+    def addresses(self) -> list[ReceiverAddress]:
+        return [end.addresses[0] for end in self.ends]
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def of_each(*arguments: object) -> None:
+            for end in self.ends:
+                getattr(end, name)(*arguments)
+
+        return of_each
+
+
 @contextmanager
 def machine(
-    name: str, regions: str, ranks: int, transport: str = "tcp", checksum: bool = False
+    name: str,
+    regions: str,
+    ranks: int,
+    transport: str = "tcp",
+    checksum: bool = False,
+    apart: bool = False,
 ) -> Iterator[Machine]:
     whole = CacheLayout(LAYERS, BLOCKS, 16, HEADS, HEADS, REGIONS[regions])
     layouts = [whole.of_rank(rank, ranks) for rank in range(ranks)]
@@ -113,11 +138,16 @@ def machine(
                 checksum=checksum,
             )
 
-        receivers = MachineReceiver(HEADS, ranks, receiver, name, events.put)
-        on_exit.callback(receivers.close)
-        senders = MachineSender(HEADS, ranks, sender, name, events.put)
-        on_exit.callback(senders.close)
-        yield Machine(whole, memories, receivers, senders, events)
+        processes = [(rank,) for rank in range(ranks)] if apart else [tuple(range(ranks))]
+        receivers = [
+            MachineReceiver(HEADS, ranks, receiver, name, events.put, own) for own in processes
+        ]
+        senders = [MachineSender(HEADS, ranks, sender, name, events.put, own) for own in processes]
+        for end in (*receivers, *senders):
+            on_exit.callback(end.close)
+        receiving: Any = Apart(receivers) if apart else receivers[0]
+        sending: Any = Apart(senders) if apart else senders[0]
+        yield Machine(whole, memories, receiving, sending, events)
 
 
 def draw(seed: int) -> Cache:
@@ -165,6 +195,30 @@ def test_every_rank_gets_its_heads(sources: int, targets: int, transport: str) -
         assert token.events.empty() and prompt.events.empty()
 
 
+@pytest.mark.parametrize(
+    ("sources", "targets"), [(2, 2), (1, 2), (2, 1), (4, 2), (8, 2), (2, 8), (8, 8)]
+)
+def test_ranks_in_processes_of_their_own_do_their_share(sources: int, targets: int) -> None:
+    """Each of them says once how it ended, also where others have sent what it holds."""
+    before, after = draw(1), draw(2)
+    with (
+        machine("prompt", "flat", sources, checksum=True, apart=True) as prompt,
+        machine("token", "flat", targets, apart=True) as token,
+    ):
+        prompt.write(before)
+        token.write(after)
+        transfer(prompt, token, sources)
+        assert {(type(event), event.transfer_id) for event in said(token)} == {(Arrived, "t")}
+        assert {(type(event), event.transfer_id) for event in said(prompt)} == {(Sent, "t")}
+        assert token.matches(moved(before, after))
+
+
+def said(machine: Machine) -> list[Event]:
+    events = [machine.event() for _ in machine.memories]
+    assert machine.events.empty()
+    return events
+
+
 @pytest.mark.parametrize("transport", ["shared_memory", "tcp"])
 @pytest.mark.parametrize(
     ("source", "target"),
@@ -195,7 +249,7 @@ def test_regions_of_either_end_are_its_own_affair(
 
 
 def parts_granted(token: Machine) -> int:
-    links = [over for rank in token.receiver._ranks for over in list(rank._links.values())]
+    links = [over for rank in token.receiver._ranks.values() for over in list(rank._links.values())]
     return sum(len(over.transfers) for over in links)
 
 
@@ -231,7 +285,7 @@ def test_one_part_that_fails_takes_the_others_with_it() -> None:
         token.receiver.expect("t", "prompt", 2, TARGET)
         prompt.sender.begin("t", token.receiver.addresses, SOURCE)
         prompt.sender.layer_ready(["t"], 0)
-        ranks = token.receiver._ranks
+        ranks = token.receiver._ranks.values()
         eventually(lambda: parts_granted(token) == 2)
         prompt.sender._ranks[1].cancel("t/1-1")
         event = token.event()

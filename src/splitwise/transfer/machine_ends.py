@@ -28,7 +28,7 @@ from splitwise.transfer.events import (
     Sent,
     TransferStats,
 )
-from splitwise.transfer.ranks import Part, part_id, parts_of, rank_id
+from splitwise.transfer.ranks import part_id, parts_of, rank_id
 from splitwise.transfer.receiver import KVReceiver
 from splitwise.transfer.sender import KVSender
 
@@ -47,31 +47,28 @@ class _Parts:
 class _Transfers:
     """The transfers of one end that have several parts."""
 
-    def __init__(self, cancel: Callable[[int, str], None], rank_of: Callable[[Part], int]) -> None:
-        """``cancel`` a part: its rank, its id. ``rank_of``: which rank here has a part."""
+    def __init__(self, cancel: Callable[[int, str], None], first: int) -> None:
+        """``cancel`` a part: its rank, its id. ``first`` is this end's first rank."""
         self._cancel = cancel
-        self._rank_of = rank_of
+        self._first = first
         self.by_id: dict[str, _Parts] = {}
         self._transfer_of: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def add(self, transfer_id: str, parts: Sequence[Part]) -> list[str]:
-        """Enter a transfer of these parts; returns their ids.
+    def add(self, transfer_id: str, ranks: Mapping[str, int], parts: int) -> None:
+        """Enter a transfer of so many ``parts``; ``ranks`` is who has those of this end, by id.
 
         Raises:
             ValueError: the id is in use.
         """
-        if len(parts) == 1 and transfer_id not in self.by_id:
-            return [transfer_id]
-        ids = [part_id(transfer_id, part, len(parts)) for part in parts]
+        if parts == 1 and transfer_id not in self.by_id:
+            return
         with self._lock:
             if transfer_id in self.by_id:
                 raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
-            ranks = map(self._rank_of, parts)
-            self.by_id[transfer_id] = _Parts(dict(zip(ids, ranks, strict=True)))
-            for id_ in ids:
+            self.by_id[transfer_id] = _Parts(dict(ranks))
+            for id_ in ranks:
                 self._transfer_of[id_] = transfer_id
-        return ids
 
     def drop(self, transfer_id: str) -> None:
         """It was not begun after all."""
@@ -83,7 +80,7 @@ class _Transfers:
     def parts(self, transfer_id: str) -> Mapping[str, int]:
         """Which rank has each part; of one that has ended nothing that a rank knows."""
         parts = self.by_id.get(transfer_id)
-        return parts.ranks if parts is not None else {transfer_id: 0}
+        return parts.ranks if parts is not None else {transfer_id: self._first}
 
     def on_event(self, report: Callable[[Event], None], event: Event) -> None:
         """A part has ended."""
@@ -106,6 +103,10 @@ class _Transfers:
                 self._cancel(rank, part)
 
 
+_NOTHING = TransferStats("shared_memory", bytes=0, early_bytes=0, visible_s=0, puts=0)
+"""What a rank has sent that had nothing to send."""
+
+
 class MachineSender:
     """The senders of a machine's ranks, in their order."""
 
@@ -116,17 +117,18 @@ class MachineSender:
         make: Callable[[str, int, OnSenderEvent], KVSender],
         machine_id: str,
         on_event: OnSenderEvent,
+        own: Sequence[int] | None = None,
     ) -> None:
         """``make`` makes a rank's sender: its id, its number, what it reports to. ``on_event`` is
-        called once for each ``begin``, on a sender's thread."""
+        called once for each ``begin``, on a sender's thread. Where the ranks are in several
+        processes ``own`` are those of this one, which does their share of each transfer."""
         self._all_heads = all_heads
-        self._transfers = _Transfers(
-            lambda rank, part: self._ranks[rank].cancel(part), rank_of=lambda part: part.source
-        )
+        self._count = ranks
+        self._on_event = on_event
+        own = range(ranks) if own is None else own
+        self._transfers = _Transfers(lambda rank, part: self._ranks[rank].cancel(part), own[0])
         report = partial(self._transfers.on_event, on_event)  # type: ignore[arg-type]
-        self._ranks = [
-            make(rank_id(machine_id, rank, ranks), rank, report) for rank in range(ranks)
-        ]
+        self._ranks = {rank: make(rank_id(machine_id, rank, ranks), rank, report) for rank in own}
 
     def begin(
         self,
@@ -137,10 +139,19 @@ class MachineSender:
         table_blocks: int | None = None,
     ) -> None:
         """As ``KVSender.begin``, to the ranks of a machine."""
-        parts = parts_of(self._all_heads, len(self._ranks), len(target))
-        ids = self._transfers.add(transfer_id, parts)
+        parts = parts_of(self._all_heads, self._count, len(target))
+        ids = {
+            part_id(transfer_id, part, len(parts)): part
+            for part in parts
+            if part.source in self._ranks
+        }
+        if not ids:  # other ranks that hold the same heads send them
+            self._on_event(Sent(transfer_id, _NOTHING))
+            return
+        ranks = {id_: part.source for id_, part in ids.items()}
+        self._transfers.add(transfer_id, ranks, len(parts))
         try:
-            for id_, part in zip(ids, parts, strict=True):
+            for id_, part in ids.items():
                 self._ranks[part.source].begin(
                     id_, target[part.target], blocks, all_ready, table_blocks
                 )
@@ -157,16 +168,16 @@ class MachineSender:
         self, transfer_ids: Sequence[str], layer: int, upto: Sequence[int] | None = None
     ) -> None:
         """As ``KVSender.layer_ready``, of all ranks."""
-        by_rank: list[list[str]] = [[] for _ in self._ranks]
-        entries: list[list[int]] = [[] for _ in self._ranks]
+        by_rank: dict[int, list[str]] = {rank: [] for rank in self._ranks}
+        entries: dict[int, list[int]] = {rank: [] for rank in self._ranks}
         for index, transfer_id in enumerate(transfer_ids):
             for part, rank in self._transfers.parts(transfer_id).items():
                 by_rank[rank].append(part)
                 if upto is not None:
                     entries[rank].append(upto[index])
-        for sender, parts, written in zip(self._ranks, by_rank, entries, strict=True):
+        for rank, parts in by_rank.items():
             if parts:
-                sender.layer_ready(parts, layer, None if upto is None else written)
+                self._ranks[rank].layer_ready(parts, layer, upto and entries[rank])
 
     def held(self, transfer_id: str, upto: int) -> None:
         """As ``KVSender.held``, of all ranks."""
@@ -184,7 +195,7 @@ class MachineSender:
             self._ranks[rank].cancel(part)
 
     def close(self) -> None:
-        for sender in self._ranks:
+        for sender in self._ranks.values():
             sender.close()
 
 
@@ -198,18 +209,17 @@ class MachineReceiver:
         make: Callable[[str, int, OnReceiverEvent], KVReceiver],
         machine_id: str,
         on_event: OnReceiverEvent,
+        own: Sequence[int] | None = None,
     ) -> None:
         """As ``MachineSender``."""
         self._all_heads = all_heads
-        self._transfers = _Transfers(
-            lambda rank, part: self._ranks[rank].cancel(part), rank_of=lambda part: part.target
-        )
+        self._count = ranks
+        own = range(ranks) if own is None else own
+        self._transfers = _Transfers(lambda rank, part: self._ranks[rank].cancel(part), own[0])
         report = partial(self._transfers.on_event, on_event)  # type: ignore[arg-type]
-        self._ranks = [
-            make(rank_id(machine_id, rank, ranks), rank, report) for rank in range(ranks)
-        ]
-        self.addresses = [receiver.address for receiver in self._ranks]
-        """One a rank; plain data, for senders."""
+        self._ranks = {rank: make(rank_id(machine_id, rank, ranks), rank, report) for rank in own}
+        self.addresses = [receiver.address for receiver in self._ranks.values()]
+        """One a rank of this process; plain data, for senders."""
 
     def expect(
         self,
@@ -220,10 +230,16 @@ class MachineReceiver:
         skipped: int = 0,
     ) -> None:
         """As ``KVReceiver.expect``, from a machine of so many ranks."""
-        parts = parts_of(self._all_heads, source_ranks, len(self._ranks))
-        ids = self._transfers.add(transfer_id, parts)
+        parts = parts_of(self._all_heads, source_ranks, self._count)
+        ids = {
+            part_id(transfer_id, part, len(parts)): part
+            for part in parts
+            if part.target in self._ranks
+        }
+        ranks = {id_: part.target for id_, part in ids.items()}
+        self._transfers.add(transfer_id, ranks, len(parts))
         try:
-            for id_, part in zip(ids, parts, strict=True):
+            for id_, part in ids.items():
                 sender_id = rank_id(source_id, part.source, source_ranks)
                 self._ranks[part.target].expect(id_, sender_id, blocks, skipped)
         except ValueError:
@@ -236,7 +252,7 @@ class MachineReceiver:
             self._ranks[rank].cancel(part)
 
     def close(self) -> None:
-        for receiver in self._ranks:
+        for receiver in self._ranks.values():
             receiver.close()
 
 
