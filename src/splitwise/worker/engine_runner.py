@@ -6,22 +6,16 @@ transfers (producers: the transfer threads). What the machine has to say it says
 """
 
 import asyncio
-import logging
 import os
 import queue
 import threading
-from contextlib import ExitStack
 
 from splitwise.engine.base import Engine
-from splitwise.protocol.handshake.tls import ClusterTls
 from splitwise.protocol.messages import Cancel, MachineStatus, RunPrompt
-from splitwise.transfer import KVReceiver, KVSender, MachineReceiver, MachineSender
-from splitwise.transfer.events import OnReceiverEvent, OnSenderEvent
+from splitwise.worker.ends import open_ends
 from splitwise.worker.machine import Machine, TransferEvent
-from splitwise.worker.options import WorkerError, WorkerOptions
+from splitwise.worker.options import WorkerOptions
 from splitwise.worker.runner import Command, MachineFacts, MachineRunner, OpenRunner, Say
-
-log = logging.getLogger(__name__)
 
 
 class EngineRunner(MachineRunner):
@@ -36,68 +30,15 @@ class EngineRunner(MachineRunner):
         self._cores = options.cores
         self._inbox: queue.SimpleQueue[Command | TransferEvent | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._tls = None if options.tls is None else ClusterTls(options.tls)
-        with ExitStack() as resources:
-            receiver = self._open_receiver(engine, options)
-            resources.callback(receiver.close)
-            sender = self._make_sender(engine, options)
-            resources.callback(sender.close)
-            self._machine = Machine(engine, sender, receiver, say, options.limits, options.policy)
-            self._ends = resources.pop_all()
+        self._sender, self._receiver = open_ends(
+            options, engine.memory, engine.layout, 0, 1, self._inbox.put, self._inbox.put
+        )
+        self._machine = Machine(
+            engine, self._sender, self._receiver, say, options.limits, options.policy
+        )
         self.facts = MachineFacts(
-            engine.model, engine.layout, receiver.addresses, options.limits.max_decodes
+            engine.model, engine.layout, self._receiver.addresses, options.limits.max_decodes
         )
-
-    def _make_sender(self, engine: Engine, options: WorkerOptions) -> MachineSender:
-        def of_rank(rank_id: str, _: int, on_event: OnSenderEvent) -> KVSender:
-            return KVSender(
-                engine.memory,
-                engine.layout,
-                rank_id,
-                options.cluster_key,
-                on_event,
-                transport=options.transport,
-                checksum=options.checksum,
-                tls=self._tls,
-                deadlines=options.deadlines,
-            )
-
-        heads, inbox = engine.layout.all_heads, self._inbox.put
-        return MachineSender(heads, 1, of_rank, options.machine_id, inbox)
-
-    def _open_receiver(self, engine: Engine, options: WorkerOptions) -> MachineReceiver:
-        def of_rank(rank_id: str, _: int, on_event: OnReceiverEvent) -> KVReceiver:
-            return KVReceiver(
-                engine.memory,
-                engine.layout,
-                rank_id,
-                options.cluster_key,
-                on_event,
-                host=options.host,
-                port=options.transfer_port,
-                announce=options.announce,
-                sends=options.transport,
-                tls=self._tls,
-                deadlines=options.deadlines,
-            )
-
-        heads, inbox = engine.layout.all_heads, self._inbox.put
-        try:
-            receiver = MachineReceiver(heads, 1, of_rank, options.machine_id, inbox)
-        except OSError as error:
-            raise WorkerError(
-                f"--host {options.host}, --transfer-port {options.transfer_port}: cannot listen "
-                f"there ({error}); give an address of this machine that the others reach, and a "
-                "free port"
-            ) from error
-        [address] = receiver.addresses
-        log.info(
-            "caches are taken in at %s:%d by %s",
-            address.host,
-            address.port,
-            ", ".join(address.transports),
-        )
-        return receiver
 
     async def run(self) -> None:
         thread = asyncio.get_running_loop().run_in_executor(None, self._iterate)
@@ -119,7 +60,10 @@ class EngineRunner(MachineRunner):
         return self._machine.status()
 
     async def close(self) -> None:
-        self._ends.close()
+        try:
+            self._sender.close()
+        finally:
+            self._receiver.close()
 
     # The engine's thread.
 
