@@ -1,0 +1,238 @@
+"""vLLM's engine core in this process: built, given requests, stepped.
+
+No second process and no front of vLLM's: requests come as tokens and go as tokens, and the thread
+that steps the core is the one that owns its scheduler.
+"""
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from splitwise.engine.base import ModelInfo
+from splitwise.engine.errors import ModelError
+from splitwise.engine.model_files import ModelFolder
+from splitwise.engine.sampling import SamplingParams
+from splitwise.engine.vllm.ranks import Ranks
+from splitwise.engine.vllm.settings import VllmSettings
+from splitwise.transfer.layout import CacheLayout
+
+if TYPE_CHECKING:
+    from vllm import EngineArgs
+    from vllm.v1.engine import EngineCoreOutput
+
+    from splitwise.engine.vllm.scheduler_side import SchedulerSide
+
+OURS = {
+    "--kv-transfer-config": "the cache is moved by Splitwise's own connector",
+    "--logits-processors": "draws are made by Splitwise's own",
+    "--speculative-config": "a machine of Splitwise says one token at a time",
+    "--pipeline-parallel-size": "layers of one cache on several ranks are not moved yet",
+    "--data-parallel-size": "start more machines instead",
+    "--model": "name it where vLLM's arguments are not",
+    "--enable-lora": "a request cannot name an adapter yet",
+}
+"""Arguments of vLLM that are not to be given, and why."""
+MOST_LOGPROBS = 1000
+
+
+class VllmCore:
+    """One machine's vLLM. All but the constructor is called on the thread that steps it."""
+
+    def __init__(self, folder: ModelFolder, settings: VllmSettings) -> None:
+        """
+        Raises:
+            ModelError: vLLM cannot serve the model, or not with these arguments.
+        """
+        _set_environment(settings)
+        from vllm.v1.engine.core import EngineCore
+        from vllm.v1.executor import Executor
+
+        try:
+            config = _engine_args(folder, settings).create_engine_config()
+            self._core = EngineCore(config, Executor.get_class(config), log_stats=True)
+        except ModelError as error:
+            raise ModelError(f"model {folder.name!r}: {error}") from error
+        except Exception as error:
+            raise ModelError(f"vLLM does not start with model {folder.name!r}: {error}") from error
+        self._scheduler = cast(Any, self._core.scheduler)
+        self._config = config
+        self.prefix_queries_tokens = 0
+        """Prompt tokens looked up in vLLM's prefix cache so far."""
+        self.prefix_hits_tokens = 0
+        """Those of them that were there."""
+        self.max_decodes = int(config.scheduler_config.max_num_seqs)
+        self.scheduler_side: SchedulerSide = self._scheduler.connector.scheduler_side
+        self.ranks = Ranks(self._core.collective_rpc, config.parallel_config.tensor_parallel_size)
+        self.model = self._read_model(folder.name)
+
+    @property
+    def layout(self) -> CacheLayout:
+        """Of the machine. vLLM keeps one of its blocks for itself."""
+        return self.ranks.layout
+
+    @property
+    def total_blocks(self) -> int:
+        return int(self._scheduler.kv_cache_manager.block_pool.num_gpu_blocks) - 1
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that a request may be given; those that only the prefix cache knows are among
+        them."""
+        return int(self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether a step has anything to do or to tell."""
+        return bool(self._scheduler.has_requests())
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many requests run, and how many wait."""
+        return cast("tuple[int, int]", self._scheduler.get_request_counts())
+
+    def add(
+        self,
+        request_id: str,
+        tokens: Sequence[int],
+        prompt_tokens: int,
+        most_new_tokens: int,
+        sampling: SamplingParams,
+        stop_token_ids: Sequence[int],
+        priority: int,
+        age: int,
+    ) -> None:
+        """Enter a request; the first ``prompt_tokens`` of ``tokens`` are its prompt. Of the same
+        priority those of lower ``age`` come first."""
+        from vllm.v1.request import Request
+
+        params = _params(sampling, prompt_tokens, most_new_tokens, stop_token_ids)
+        request = Request(
+            request_id,
+            list(tokens),
+            params,
+            pooling_params=None,
+            arrival_time=float(age),
+            priority=priority,
+            block_hasher=self._core.request_block_hasher,
+        )
+        self._core.add_request(request)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop requests; those that have ended are passed over."""
+        self._core.abort_requests(list(request_ids))
+
+    def note_abort(self, request_id: str) -> None:
+        """Any thread: drop it at the end of the step that runs, too."""
+        self._core.aborts_queue.put_nowait([request_id])
+
+    def step(self) -> "tuple[Sequence[EngineCoreOutput], bool]":
+        """Schedule and compute one step; what came of it, and whether anything was computed."""
+        outputs, computed = self._core.step_fn()
+        self._core.post_step(computed)
+        ours = (outputs or {}).get(0)
+        if ours is None:
+            return (), computed
+        if ours.scheduler_stats is not None:
+            looked_up = ours.scheduler_stats.prefix_cache_stats
+            self.prefix_queries_tokens += looked_up.queries
+            self.prefix_hits_tokens += looked_up.hits
+        return ours.outputs, computed
+
+    def close(self) -> None:
+        """End vLLM and give the memory back."""
+        self._core.shutdown()
+
+    def _read_model(self, name: str) -> ModelInfo:
+        model = self._config.model_config
+        return ModelInfo(
+            name=name,
+            layers=self.layout.layers,
+            kv_heads=self.layout.all_heads,
+            head_dim=model.get_head_size(),
+            dtype=str(model.dtype).removeprefix("torch."),
+            vocab_size=model.get_vocab_size(),
+            max_context_tokens=model.max_model_len,
+        )
+
+
+def _set_environment(settings: VllmSettings) -> None:
+    """What vLLM reads from there, before it is imported. What the user has set stays."""
+    for name, value in (
+        ("VLLM_NO_USAGE_STATS", "1"),
+        ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+        ("VLLM_USE_V2_MODEL_RUNNER", "0"),  # its logits processors are others
+        ("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, settings.cores)) or "nobind"),
+        ("OMP_NUM_THREADS", str(settings.threads)),
+    ):
+        os.environ.setdefault(name, value)
+
+
+def _engine_args(folder: ModelFolder, settings: VllmSettings) -> "EngineArgs":
+    """
+    Raises:
+        ModelError: an argument that vLLM does not know, or that is not to be given.
+    """
+    from vllm import EngineArgs
+    from vllm.config import KVTransferConfig
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from splitwise.engine.vllm.connector import LAYERWISE, NAME
+
+    given = settings.engine_arguments()
+    for word in given:
+        if (reason := OURS.get(word.partition("=")[0].replace("_", "-"))) is not None:
+            raise ModelError(f"--vllm-args {word}: {reason}; leave it out")
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
+    parser.set_defaults(
+        model=str(folder.path),
+        scheduling_policy="priority",
+        max_logprobs=MOST_LOGPROBS,
+        async_scheduling=False,
+        skip_tokenizer_init=True,
+        disable_hybrid_kv_cache_manager=True,
+    )
+    arguments = EngineArgs.from_cli_args(_parse(parser.parse_args, given))
+    arguments.logits_processors = ["splitwise.engine.vllm.draws:Draws"]
+    arguments.kv_transfer_config = KVTransferConfig(
+        kv_connector=NAME,
+        kv_connector_module_path="splitwise.engine.vllm.connector",
+        kv_role="kv_both",
+        kv_connector_extra_config={LAYERWISE: settings.layerwise},
+    )
+    return arguments
+
+
+def _parse(parse: Callable[[list[str]], Any], given: list[str]) -> Any:
+    """
+    Raises:
+        ModelError: vLLM does not know an argument, or not its value.
+    """
+    try:
+        return parse(given)
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise ModelError(
+            f"--vllm-args: vLLM does not take {shlex.join(given)} ({error}); give what "
+            "`vllm serve --help` lists"
+        ) from error
+
+
+def _params(
+    sampling: SamplingParams, prompt_tokens: int, most_new_tokens: int, stop_ids: Sequence[int]
+) -> Any:
+    """vLLM's own settings. Where our sampler draws (``draws``) it is to take what is left."""
+    from vllm import SamplingParams as VllmSamplingParams
+
+    from splitwise.engine.vllm.draws import KEY, Draw
+
+    is_ours = sampling.has_penalties or not sampling.is_greedy
+    return VllmSamplingParams(
+        temperature=0.0,
+        max_tokens=most_new_tokens,
+        stop_token_ids=list(stop_ids),
+        ignore_eos=True,
+        detokenize=False,
+        logprobs=sampling.logprobs,
+        extra_args={KEY: Draw(sampling, prompt_tokens)} if is_ours else None,
+    )
