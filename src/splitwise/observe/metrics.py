@@ -6,6 +6,7 @@ Names, meanings and buckets follow vLLM's where the meaning is the same, with th
 """
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -94,12 +95,13 @@ class Metrics:
         )
         # All of them from the start: a rate needs a series that was there before.
         self._success = {reason: success.labels(model_name, reason) for reason in FINISHED_REASONS}
-        self._transfer_bytes = Counter(
+        transfer_bytes = Counter(
             _PREFIX + "kv_transfer_bytes",
             "Bytes of keys and values moved.",
             ["model_name", "transport"],
             registry=self._registry,
         )
+        self._transfer_bytes_over = cache(partial(transfer_bytes.labels, model_name))
         self._role_changes = Counter(
             _PREFIX + "role_changes",
             "Machines that moved to a pool: pulled there, back home, or to a new home.",
@@ -207,7 +209,7 @@ class Metrics:
 
     def transfer(self, bytes_: int, early_bytes: int, visible_s: float, transport: str) -> None:
         """A cache arrived; ``early_bytes`` of it before its prompt ended."""
-        self._transfer_bytes.labels(self._model_name, transport).inc(bytes_)
+        self._transfer_bytes_over(transport).inc(bytes_)
         self._early_bytes.inc(early_bytes)
         self._transfer_visible.observe(visible_s)
 

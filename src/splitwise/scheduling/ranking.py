@@ -93,6 +93,6 @@ def set_key(ranking: Ranking, row: int, machine: int, key: float) -> None:
         if other_key < best_key or (other_key == best_key and other < best):
             best, best_key = other, other_key
         node //= 2
-        if winner[row, node] == best and best != machine:
+        if best != machine and winner[row, node] == best:
             return  # nobody above noticed
         winner[row, node] = best

@@ -4,6 +4,7 @@ A field that could only change how the answer is made (``metadata``, ``store``,
 ``service_tier``, ...) is not listed, and is ignored like any unknown one.
 """
 
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -66,6 +67,8 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "truncate_prompt_tokens": (None,),
 }
 _NAMES = UnsupportedFields.__struct_fields__
+_values_of = attrgetter(*_NAMES)
+_NONE_IS_THERE = _values_of(UnsupportedFields())
 
 
 def harmless_values() -> dict[str, list[object]]:
@@ -78,8 +81,10 @@ def harmless_values() -> dict[str, list[object]]:
 
 def refuse_unsupported(fields: UnsupportedFields) -> None:
     """Raise a 400 for the first field that asks for what is not there."""
-    for name in _NAMES:
-        value = getattr(fields, name)
+    values = _values_of(fields)
+    if values == _NONE_IS_THERE:  # as of nearly every request
+        return
+    for name, value in zip(_NAMES, values, strict=True):
         if value is msgspec.UNSET or is_one_of(value, _HARMLESS.get(name, NOTHING)):
             continue
         if name == "tools" and is_one_of(fields.tool_choice, ("none",)):
