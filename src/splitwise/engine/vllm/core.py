@@ -14,6 +14,7 @@ from splitwise.engine.base import ModelInfo
 from splitwise.engine.errors import ModelError
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
+from splitwise.engine.vllm.gpus import gpus_a_machine
 from splitwise.engine.vllm.ranks import Ranks
 from splitwise.engine.vllm.settings import VllmSettings
 from splitwise.transfer.layout import CacheLayout
@@ -163,10 +164,20 @@ def _set_environment(settings: VllmSettings) -> None:
         ("VLLM_NO_USAGE_STATS", "1"),
         ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
         ("VLLM_USE_V2_MODEL_RUNNER", "0"),  # its logits processors are others
-        ("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, settings.cores)) or "nobind"),
+        ("VLLM_CPU_OMP_THREADS_BIND", _cores_of_ranks(settings)),
         ("OMP_NUM_THREADS", str(settings.threads)),
     ):
         os.environ.setdefault(name, value)
+
+
+def _cores_of_ranks(settings: VllmSettings) -> str:
+    """As vLLM has them: one list a rank. Where there are fewer than ranks they share all."""
+    ranks = gpus_a_machine(settings.engine_arguments())
+    share = len(settings.cores) // ranks
+    if not share:
+        return "nobind"
+    lists = [settings.cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
+    return "|".join(",".join(map(str, cores)) for cores in lists)
 
 
 def _engine_args(folder: ModelFolder, settings: VllmSettings) -> "EngineArgs":
