@@ -63,20 +63,29 @@ def test_no_stray_write_whoever_cancels_whenever(
         target = [free.pop() for _ in range(length)]
         marked.difference_update(target)
         held[name] = (source, target)
+        # One in three goes in two chunks, of which the second's blocks are named between them.
+        known = rng.randrange(length) if index % 3 == 1 else length
         steps = [
             lambda: token.receiver.expect(name, "prompt", target),
-            lambda: prompt.post("sender.begin", name, token.address, source, index % 3 == 0),
+            lambda: prompt.post(
+                *("sender.begin", name, token.address, source[:known], index % 3 == 0, length)
+            ),
         ]
         rng.shuffle(steps)
         for step in steps:
             step()
-        cuts = rng.sample(range(LAYOUT.layers + 2), 2)
-        for layer in range(LAYOUT.layers):
-            if layer == cuts[0] and rng.random() < 0.5:
+        reports = [
+            (layer, upto) for upto in sorted({known, length}) for layer in range(LAYOUT.layers)
+        ]
+        cuts = rng.sample(range(len(reports) + 2), 2)
+        for number, (layer, upto) in enumerate(reports):
+            if number == cuts[0] and rng.random() < 0.5:
                 prompt.post("sender.cancel", name)
-            if layer == cuts[1] and rng.random() < 0.5:
+            if number == cuts[1] and rng.random() < 0.5:
                 token.receiver.cancel(name)
-            prompt.post("sender.layer_ready", [name], layer)
+            if number == LAYOUT.layers:
+                prompt.post("sender.extend", name, source[known:])
+            prompt.post("sender.layer_ready", [name], layer, [upto])
         prompt.post("sender.finish", name, name.encode())
         if rng.random() < 0.3:
             token.receiver.cancel(name)

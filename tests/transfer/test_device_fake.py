@@ -1,15 +1,18 @@
 """Caches on a device, played by tensors in host memory: all but CUDA's own calls is what runs."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from chunk_plans import assert_same, draw_plan
 from device_memory import DeviceMemory
 from transfer_machines import MachineEnds, Settings
 
@@ -29,6 +32,7 @@ from splitwise.transfer.device_blocks import DeviceQueue
 from splitwise.transfer.errors import LinkError
 from splitwise.transfer.layout import Region
 from splitwise.transfer.staging import BUFFERS, Staging
+from splitwise.transfer.transports import cuda_ipc
 from splitwise.transfer.transports.cuda_ipc import CudaIpcTransport
 from waiting import eventually
 
@@ -145,6 +149,36 @@ def test_tcp_carries_a_cache_on_a_device(
 def test_cuda_ipc_gathers_and_scatters(layout: CacheLayout) -> None:
     with pair(Machine("prompt", layout, 1), Machine("token", layout, 2)) as (prompt, token):
         assert_arrives(layout, prompt, token, "cuda_ipc")
+
+
+@pytest.mark.parametrize("layout", [WHOLE, APART, ODD], ids=["whole", "apart", "odd"])
+@pytest.mark.parametrize("transport", ["cuda_ipc", "tcp"])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.usefixtures("ipc")
+def test_chunks(
+    layout: CacheLayout, transport: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So small that runs are copied as they are, and gathered in several batches, all the same."""
+    monkeypatch.setattr(cuda_ipc, "RUN_BYTES", 3 * layout.block_bytes(0))
+    monkeypatch.setattr(cuda_ipc, "GATHER_BYTES", 2 * layout.block_bytes(0))
+    with pair(Machine("prompt", layout, 1, transport=transport), Machine("token", layout, 2)) as (
+        prompt,
+        token,
+    ):
+        for number in range(4):
+            plan = draw_plan(random.Random(10 * seed + number), LAYERS, BLOCKS, BLOCKS)
+            before, after = ([r.copy() for r in machine.now()] for machine in (prompt, token))
+            name = f"t{number}"
+            expect = partial(token.receiver.expect, name, "prompt", plan.target, plan.skipped)
+            plan.say(name, prompt.sender, token.receiver.address, expect)
+            plan.until_put(name, prompt.sender, layout)
+            prompt.sender.finish(name, b"")
+            assert isinstance(event := token.event(), Arrived), event
+            assert event.stats.early_bytes == plan.early_entries() * layout.block_bytes(0)
+            assert event.stats.bytes == LAYERS * len(plan.target) * layout.block_bytes(0)
+            assert isinstance(event := prompt.event(), Sent), event
+            assert_same(token.now(), plan.moved(layout, before, after, BLOCKS))
+            assert_same(prompt.now(), before)
 
 
 def test_cuda_ipc_copies_long_runs_as_they_are(ipc: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from splitwise.transfer.errors import LinkError
 from splitwise.transfer.frames import Window
 from splitwise.transfer.host_blocks import HostBlocks
 from splitwise.transfer.pairing import LayoutPair
-from splitwise.transfer.transports.nixl import Agent, NixlTransport, OpenWindow
+from splitwise.transfer.transports.nixl import Agent, NixlTransport, Numbers, OpenWindow
 from waiting import WAIT_S, eventually
 
 pytestmark = NEEDS_NIXL
@@ -228,17 +229,27 @@ def test_an_address_outside_the_window_is_not_written() -> None:
         window.close()
 
 
-def test_a_lost_sender_costs_no_other_its_transfer_and_gets_fenced_off() -> None:
-    """Its blocks come back when the others' transfers through the same window have ended; what
-    follows goes through a new one."""
+def test_a_lost_sender_costs_no_other_its_transfer_and_gets_fenced_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its blocks come back when the others' transfers through the same window have ended, chunks
+    that are ready only then included; what follows goes through a new one."""
+    written: list[object] = []
+    really = NixlTransport.write
+
+    async def write(self: NixlTransport, here: Numbers, there: Numbers, remote: Any) -> None:
+        written.append(remote)
+        await really(self, here, there, remote)
+
+    monkeypatch.setattr(NixlTransport, "write", write)
     lost = RemoteMachine(Settings("lost", LARGE, 1, transport="nixl"))
     with machines(Settings("other", LARGE, 3, transport="nixl"), Settings("token", LARGE, 2)) as (
         other,
         token,
     ):
         token.receiver.expect("other", "other", [50, 51])
-        other.sender.begin("other", token.address, [1, 2])
-        other.sender.layer_ready(["other"], 0)
+        other.sender.begin("other", token.address, [1], table_blocks=2)
+        other.sender.layer_ready(["other"], 0, [1])
         eventually(lambda: bool((token.cache[0, 50] == other.cache[0, 1]).all()))
         blocks = list(range(40))
         token.receiver.expect("lost", "lost", blocks)
@@ -258,10 +269,14 @@ def test_a_lost_sender_costs_no_other_its_transfer_and_gets_fenced_off() -> None
         other.sender.finish("next", b"")
         event = token.event()
         assert isinstance(event, Arrived) and event.transfer_id == "next"
+        through_old, through_new = written[0], written[-1]
+        assert through_old is not through_new
+        other.sender.extend("other", [2])
         other.sender.finish("other", b"")
         events = {event.transfer_id: event for event in (token.event(), token.event())}
         assert isinstance(events["other"], Arrived) and isinstance(events["lost"], Failed)
         assert not old.is_open
+        assert written[-1] is through_old
         np.testing.assert_array_equal(token.cache[:, [50, 51]], other.cache[:, [1, 2]])
         np.testing.assert_array_equal(token.cache[:, 60], other.cache[:, 5])
 

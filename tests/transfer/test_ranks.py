@@ -248,6 +248,35 @@ def test_regions_of_either_end_are_its_own_affair(
         assert token.matches(moved(before, after))
 
 
+@pytest.mark.parametrize("transport", ["shared_memory", "tcp"])
+@pytest.mark.parametrize("regions", ["flat", "apart, one a layer"])
+@pytest.mark.parametrize(("sources", "targets"), [(1, 2), (2, 1), (4, 2)])
+def test_ranks_by_chunks(sources: int, targets: int, regions: str, transport: str) -> None:
+    """To a machine that holds the first block already."""
+    before, after = draw(5), draw(6)
+    with (
+        machine("prompt", regions, sources, transport, checksum=True) as prompt,
+        machine("token", regions, targets) as token,
+    ):
+        prompt.write(before)
+        token.write(after)
+        token.receiver.expect("t", "prompt", sources, TARGET[1:], skipped=1)
+        prompt.sender.begin("t", token.receiver.addresses, SOURCE[:2], table_blocks=4)
+        prompt.sender.held("t", 1)
+        for layer in range(LAYERS):
+            prompt.sender.layer_ready(["gone", "t"], layer, [7, 2])
+        prompt.sender.extend("t", SOURCE[2:])
+        for layer in range(LAYERS - 1):
+            prompt.sender.layer_ready(["t"], layer, [3])
+        prompt.sender.finish("t", b"")
+        assert isinstance(event := token.event(), Arrived), event
+        assert event.stats.bytes == LAYERS * 3 * HEADS * 2 * K_BYTES
+        assert isinstance(event := prompt.event(), Sent), event
+        expected = after.copy()
+        expected[:, TARGET[1:]] = before[:, SOURCE[1:]]
+        assert token.matches(expected)
+
+
 def parts_granted(token: Machine) -> int:
     links = [over for rank in token.receiver._ranks.values() for over in list(rank._links.values())]
     return sum(len(over.transfers) for over in links)

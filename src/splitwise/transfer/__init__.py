@@ -4,9 +4,13 @@ The life of a transfer, with who acts (T the token machine, P the prompt machine
 
 1. T: ``KVReceiver.expect`` reserves blocks; P learns them over a link of its own, whenever that
    is. P: ``KVSender.begin`` names the request's blocks and the receiver. Either may come first.
+   Where T holds the beginning of the cache already it says how many blocks to skip.
 2. P: ``layer_ready`` after each layer of the prompt. The sender's thread puts the layer into T's
    blocks while the next layer computes: through shared memory, CUDA IPC, NIXL or TCP, whichever
    both ends can do. Layers that are ready before T's blocks are known are put when they are.
+   A prompt in chunks: ``layer_ready`` comes with each chunk again and says up to which block, and
+   ``extend`` names blocks that were not known at the beginning. What P held before, of other
+   prompts, is ``held``, and goes first.
 3. P: ``finish`` once the first token is sampled. After the last put one signal goes to T.
 4. T: ``Arrived``. P: ``Sent``. Both own their blocks again, and only now.
 5. Or it ends another way: ``cancel`` at either end, a lost peer, a deadline (counted from the last
