@@ -9,6 +9,7 @@ import typer
 import yaml
 
 from splitwise.cli.main import app
+from splitwise.engine.vllm.gpus import gpus_a_machine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 UNITS = sorted((EXAMPLES / "systemd").glob("*.service"))
@@ -51,10 +52,28 @@ def test_manifests(manifest: Path) -> None:
         assert used <= named and "SPLITWISE_CLUSTER_KEY" in named
 
 
-def test_workers_dial_a_service_of_the_gateway() -> None:
-    everything = [document for manifest in MANIFESTS for document in documents(manifest)]
-    services = {d["metadata"]["name"]: d["spec"] for d in everything if d["kind"] == "Service"}
-    worker = next(d for d in everything if d["metadata"]["name"] == "splitwise-prompt")
-    arguments = worker["spec"]["template"]["spec"]["containers"][0]["args"]
-    host, port = parse(arguments)["join"].split(":")
+EVERYTHING = [document for manifest in MANIFESTS for document in documents(manifest)]
+WORKERS = {
+    d["metadata"]["name"]: d["spec"]["template"]["spec"]["containers"][0]
+    for d in EVERYTHING
+    if d["kind"] == "Deployment" and d["metadata"]["name"] != "splitwise-gateway"
+}
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_dial_a_service_of_the_gateway(name: str) -> None:
+    services = {d["metadata"]["name"]: d["spec"] for d in EVERYTHING if d["kind"] == "Service"}
+    options = parse(WORKERS[name]["args"])
+    host, port = options["join"].split(":")
     assert [p["port"] for p in services[host]["ports"]] == [int(port)]
+    assert name.endswith(options["role"])
+
+
+def test_vllm_workers_agree_in_what_shapes_a_cache_and_have_their_gpus() -> None:
+    workers = [WORKERS[f"splitwise-vllm-{role}"] for role in ("prompt", "token")]
+    told = [parse(worker["args"]) for worker in workers]
+    assert told[0]["vllm_args"] == told[1]["vllm_args"] and told[0]["model"] == told[1]["model"]
+    for worker, options in zip(workers, told, strict=True):
+        assert (options["engine"], options["device"]) == ("vllm", "cuda")
+        ranks = gpus_a_machine(options["vllm_args"].split())
+        assert worker["resources"]["limits"] == {"nvidia.com/gpu": ranks}

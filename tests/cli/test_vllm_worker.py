@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -179,6 +180,12 @@ def test_a_worker_that_fails_gives_its_engine_back(failure: Exception, vllm: Fak
     assert vllm.closed == 1
 
 
+def test_a_reason_of_many_lines_is_said_in_the_last_one(vllm: FakeVllm) -> None:
+    vllm.failure = ModelError("1 validation error\n  quantization: no such method\n    see there\n")
+    said = run().output.strip().splitlines()[-1]
+    assert said == "splitwise: 1 validation error quantization: no such method see there"
+
+
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_without_vllm_the_remedy_is_said(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("splitwise.engine.vllm.versions.DISTRIBUTIONS", ())
@@ -228,3 +235,27 @@ def test_what_a_model_may_be_is_for_its_engine_to_say(
     taken = CliRunner().invoke(app, ["serve", str(folder), "--engine=vllm"])
     assert "that far" in taken.output, taken.output
     assert started[0].model_name == "model"
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_release_that_is_not_known_to_work_is_refused(command: str, tmp_path: Path) -> None:
+    """Found as pip leaves it, by a program of its own."""
+    metadata = tmp_path / "vllm-0.31.2.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.31.2\n")
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "splitwise.cli.main", command, "--engine=vllm"),
+            *(["--join=127.0.0.1:1"] if command == "worker" else ["--mixed=1", "--port=0"]),
+        ],
+        env=os.environ
+        | {"SPLITWISE_CLUSTER_KEY": "key" * 8}
+        | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "vllm 0.31.2 is installed" in last and "0.32 up to, not including, 0.34" in last

@@ -7,8 +7,10 @@ from rich.console import Console
 
 
 def fail(reason: object, code: int = 1) -> NoReturn:
-    """Print why to standard error and exit with ``code``."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"splitwise: {reason}", markup=False
-    )
+    """Print why to standard error, in one line, and exit with ``code``.
+
+    A worker's last line is what its parent quotes, and engines give reasons of many lines.
+    """
+    line = " ".join(part.strip() for part in str(reason).splitlines())
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"splitwise: {line}", markup=False)
     raise typer.Exit(code)
