@@ -43,7 +43,7 @@ class FakeVllm:
         machine.opens_vllm = lambda core, options: (core, options)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "splitwise.engine.vllm.core", core)
         monkeypatch.setitem(sys.modules, "splitwise.worker.vllm_machine", machine)
-        monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
+        monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda _: "0.32.0")
         monkeypatch.setattr("splitwise.worker.worker.run_machine", self._run)
         # Set, so that what the worker puts there is taken back.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -165,7 +165,7 @@ def test_ray_is_asked_for_as_many_gpus(
 
     monkeypatch.setattr("splitwise.launch.ray_launcher.RayOptions", options)
     monkeypatch.setattr("splitwise.launch.ray_launcher.connect", connect)
-    monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
+    monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda _: "0.32.0")
     command = ["serve", str(null_model().path), "--engine=vllm", "--launcher=ray", *arguments]
     assert "that far" in CliRunner().invoke(app, command).output
     assert asked == [gpus]
@@ -227,7 +227,7 @@ def test_what_a_model_may_be_is_for_its_engine_to_say(
         started.append(Gateway(options, *given))
         raise ModelError("that far")
 
-    monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda: "0.32.0")
+    monkeypatch.setattr("splitwise.engine.vllm.versions.check_version", lambda _: "0.32.0")
     monkeypatch.setattr("splitwise.gateway.process.Gateway", gateway)
     refused = CliRunner().invoke(app, ["serve", str(folder)])
     assert refused.exit_code == 1 and "that far" not in refused.output

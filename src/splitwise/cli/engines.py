@@ -50,7 +50,7 @@ def check_engine(settings: WorkerSettings, folder: "ModelFolder", is_here: bool)
         return
     split_arguments(settings.vllm_args)
     if is_here:
-        check_version()  # Which models it takes is for vLLM itself to say.
+        check_version(settings.device)  # Which models it takes is for vLLM itself to say.
 
 
 def run_engine(
@@ -76,7 +76,8 @@ def _run_vllm(
 ) -> None:
     from splitwise.engine.vllm.versions import check_version
 
-    version, told = check_version(), vllm_settings(rank, settings, options)
+    version = check_version(settings.device)
+    told = vllm_settings(rank, settings, options)
     log.info("vLLM %s is starting, which may take minutes", version)
     os.environ.setdefault("VLLM_LOGGING_PREFIX", f"[{options.machine_id}] ")
     from splitwise.engine.vllm.core import VllmCore

