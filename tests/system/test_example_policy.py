@@ -1,4 +1,4 @@
-"""The policy of docs/policies.md has the same effect in the simulator and in a server."""
+"""The policies of docs/policies.md have the same effect in the simulator and in a server."""
 
 import json
 import time
@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from splitwise.cli.main import app
 from splitwise.launch.local_server import running_server
+from splitwise.scheduling.batching import MAX_PROMPT_SKIPS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "policies" / "small_apart.py"
 LONG, SHORT = 4000, 100
@@ -63,3 +64,30 @@ def test_served(policy: str, short_is_first: bool) -> None:
 
         ended_s = list(pool.map(send, ROWS))
     assert (ended_s[-1] < min(ended_s[:-1])) == short_is_first
+
+
+NEVER = "def compose(batch, prompt_tokens):\n    return 0"
+
+
+def test_a_server_s_worker_composes_by_it(tmp_path: Path) -> None:
+    """A prompt that comes beside a stream is kept out for as many of its tokens as may be."""
+    (tmp_path / "never.py").write_text(NEVER)
+    seen = 0
+    with (
+        running_server(
+            *("--engine=null", "--mixed=1", "--null-iteration-s=0.01"),
+            f"--policy={tmp_path / 'never.py'}",
+        ) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        body = {"prompt": [4, 5], "max_tokens": 200, "ignore_eos": True, "stream": True}
+        with client.stream("POST", "/v1/completions", json=body) as stream:
+            lines = (line for line in stream.iter_lines() if line.startswith("data: {"))
+            next(lines)
+            other = {"prompt": [6, 7], "max_tokens": 1, "ignore_eos": True}
+            answer = pool.submit(client.post, "/v1/completions", json=other)
+            for _ in lines:
+                seen += not answer.done()
+        assert answer.result().status_code == 200
+    assert MAX_PROMPT_SKIPS / 2 < seen < 150
