@@ -47,15 +47,10 @@ class SplitwiseConnector(KVConnectorBase_V1):
     ) -> None:
         """
         Raises:
-            ModelError: the model's layers keep caches of several kinds.
+            ModelError: the model's layers keep something else than keys and values of all tokens.
         """
         super().__init__(vllm_config, role, kv_cache_config)
-        if len(kv_cache_config.kv_cache_groups) != 1:
-            kinds = {type(g.kv_cache_spec).__name__ for g in kv_cache_config.kv_cache_groups}
-            raise ModelError(
-                f"its layers keep caches of several kinds ({', '.join(sorted(kinds))}), which are "
-                "not transferred yet: serve it with plain vLLM"
-            )
+        _refuse_other_caches(kv_cache_config)
         model, parallel = vllm_config.model_config, vllm_config.parallel_config
         if role is KVConnectorRole.SCHEDULER:
             self.scheduler_side = SchedulerSide(
@@ -165,3 +160,24 @@ class SplitwiseConnector(KVConnectorBase_V1):
         self, request: "Request", block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         return self.scheduler_side.finished(request), None
+
+
+def _refuse_other_caches(config: "KVCacheConfig") -> None:
+    """
+    Raises:
+        ModelError: some layer does not keep keys and values of every token until a request ends.
+    """
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    kinds = {
+        type(group.kv_cache_spec).__name__
+        for group in config.kv_cache_groups
+        if not isinstance(group.kv_cache_spec, FullAttentionSpec)
+    }
+    if kinds or len(config.kv_cache_groups) != 1:
+        raise ModelError(
+            f"its layers keep {', '.join(sorted(kinds)) or 'caches of several sizes'}, and only "
+            "keys and values that stay for every token of a request are transferred yet (where "
+            "some layers attend to all tokens vLLM keeps all for the others, too): serve it with "
+            "plain vLLM"
+        )
