@@ -50,7 +50,12 @@ class HostBlocks:
 
     def spans(self, layer: int, runs: Runs) -> list[memoryview]:
         """``by_strip``, one strip after the other: straight in the cache, to be read or written."""
-        return [span for strip in self.by_strip(layer, runs) for span in strip]
+        return [  # not by way of by_strip: this is asked for every piece over TCP, at both ends
+            self._regions[place.region][at : at + nbytes]
+            for place in self._places[layer]
+            for first, count in runs
+            for at, nbytes in _spans(place, first, count)
+        ]
 
     def by_strip(self, layer: int, runs: Runs) -> list[list[memoryview]]:
         return [
