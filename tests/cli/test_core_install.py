@@ -38,6 +38,8 @@ def run_core(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("serve", "--launcher=ray"), "serve"),
         (("worker", "--join=127.0.0.1:1"), "serve"),
         (("worker", "--join=127.0.0.1:1", "--engine=null"), "serve"),
+        (("serve", "--engine=vllm"), "serve"),
+        (("worker", "--join=127.0.0.1:1", "--engine=vllm"), "serve"),
         (("simulate", *SIMULATED, "--html=report.html"), "report"),
         (("simulate", *SIMULATED, "--requests-table=table.parquet"), "report"),
         (("plan", "coding", "--rate=1", "--offer=dgx-h100:2", "--html=plan.html"), "report"),
