@@ -84,6 +84,16 @@ async def test_output_that_is_no_text_is_passed_on_as_far_as_it_can_be(
     assert "café" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("pause_s", [0, 0.3])
+async def test_a_reason_to_end_is_quoted_whatever_libraries_say_after_it(pause_s: float) -> None:
+    """In one read of the output, and in the next."""
+    code = (
+        "import sys, time; print('splitwise: no such thing', file=sys.stderr, flush=True); "
+        f"time.sleep({pause_s}); print('nanobind: leaked 3 types!', file=sys.stderr); sys.exit(1)"
+    )
+    assert await end_of(code) == "exit code 1: splitwise: no such thing"
+
+
 async def test_the_last_words_are_those_of_standard_error() -> None:
     assert await end_of("print('a'); print(); exit('b')") == "exit code 1: b"
     assert await end_of("print('a'); print(); print()") == "exit code 0: a"

@@ -3,7 +3,8 @@
 1. ``start_process``: the worker leads a process group of its own, so that Ctrl-C reaches its parent
    alone, and ends with its parent, whatever that dies of.
 2. ``until_end`` passes both of its outputs on to standard error, line by line, for as long as it
-   runs, and keeps the last line of each: a worker that cannot start says why in its parent.
+   runs, and keeps the last line of each, or that of its reason to end: a worker that cannot start
+   says why in its parent.
 3. It ends by itself, by ``terminate`` or by ``kill``. Its group is killed then, and whoever still
    holds an output (a child in a group of its own) is waited for no longer than ``LAST_WORDS_S``.
 
@@ -29,6 +30,8 @@ PAUSE_S: Final = 0.01
 """After a whole chunk: one output takes no more than CHUNK_BYTES / PAUSE_S, 6.5 MB/s, of us."""
 SHOWN_CHARACTERS: Final = 500
 """Of the line that is quoted when a worker has ended."""
+REASON_PREFIX: Final = "splitwise: "
+"""How the line begins in which our command says why it ends; libraries may complain after it."""
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -42,6 +45,7 @@ class Output:
         self.write_fd = write_fd
         """The process's end; to be closed once it has it."""
         self.last_line = ""
+        """The last that was said, or the last of our own reasons."""
         self._reader = reader
         self._transport = transport
 
@@ -74,7 +78,9 @@ class Output:
         self._transport.close()
 
     def _show(self, lines: list[str]) -> None:
-        self.last_line = next(filter(None, reversed(lines)), self.last_line)
+        reasons = [line for line in lines if line.startswith(REASON_PREFIX)]
+        if reasons or not self.last_line.startswith(REASON_PREFIX):
+            self.last_line = next(filter(None, reversed(reasons or lines)), self.last_line)
         # Nobody may be there to read it any more: the process is to be read from all the same.
         with contextlib.suppress(OSError, ValueError):
             print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)

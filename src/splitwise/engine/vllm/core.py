@@ -7,8 +7,8 @@ that steps the core is the one that owns its scheduler.
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from splitwise.engine.base import ModelInfo
 from splitwise.engine.errors import ModelError
@@ -16,6 +16,7 @@ from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
 from splitwise.engine.vllm.gpus import gpus_a_machine
 from splitwise.engine.vllm.ranks import Ranks
+from splitwise.engine.vllm.refused import refuse
 from splitwise.engine.vllm.settings import VllmSettings
 from splitwise.transfer.layout import CacheLayout
 
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 
     from splitwise.engine.vllm.scheduler_side import SchedulerSide
 
-OURS = {
-    "--kv-transfer-config": "the cache is moved by Splitwise's own connector",
-    "--logits-processors": "draws are made by Splitwise's own",
-    "--speculative-config": "a machine of Splitwise says one token at a time",
-    "--pipeline-parallel-size": "layers of one cache on several ranks are not moved yet",
-    "--data-parallel-size": "start more machines instead",
-    "--model": "name it where vLLM's arguments are not",
-    "--enable-lora": "a request cannot name an adapter yet",
-}
-"""Arguments of vLLM that are not to be given, and why."""
 MOST_LOGPROBS = 1000
 
 
@@ -191,11 +182,7 @@ def _engine_args(folder: ModelFolder, settings: VllmSettings) -> "EngineArgs":
 
     from splitwise.engine.vllm.connector import LAYERWISE, NAME
 
-    given = settings.engine_arguments()
-    for word in given:
-        if (reason := OURS.get(word.partition("=")[0].replace("_", "-"))) is not None:
-            raise ModelError(f"--vllm-args {word}: {reason}; leave it out")
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
     parser.set_defaults(
         model=str(folder.path),
         scheduling_policy="priority",
@@ -204,7 +191,9 @@ def _engine_args(folder: ModelFolder, settings: VllmSettings) -> "EngineArgs":
         skip_tokenizer_init=True,
         disable_hybrid_kv_cache_manager=True,
     )
-    arguments = EngineArgs.from_cli_args(_parse(parser.parse_args, given))
+    usual = EngineArgs.from_cli_args(parser.parse_args([]))
+    arguments = EngineArgs.from_cli_args(_parse(parser, settings.engine_arguments()))
+    refuse(arguments, usual)
     arguments.logits_processors = ["splitwise.engine.vllm.draws:Draws"]
     arguments.kv_transfer_config = KVTransferConfig(
         kv_connector=NAME,
@@ -215,18 +204,20 @@ def _engine_args(folder: ModelFolder, settings: VllmSettings) -> "EngineArgs":
     return arguments
 
 
-def _parse(parse: Callable[[list[str]], Any], given: list[str]) -> Any:
+def _parse(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
     """
     Raises:
         ModelError: vLLM does not know an argument, or not its value.
     """
-    try:
-        return parse(given)
-    except (argparse.ArgumentError, SystemExit) as error:
+
+    def refuse_all(message: str) -> NoReturn:
         raise ModelError(
-            f"--vllm-args: vLLM does not take {shlex.join(given)} ({error}); give what "
-            "`vllm serve --help` lists"
-        ) from error
+            f"--vllm-args: {message}; give what `vllm serve --help` lists (vLLM is told "
+            f"{shlex.join(given)})"
+        )
+
+    parser.error = refuse_all  # type: ignore[method-assign]
+    return parser.parse_args(given)
 
 
 def _params(

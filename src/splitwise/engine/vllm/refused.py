@@ -1,0 +1,39 @@
+"""Arguments of vLLM that a machine sets itself, or with which it could not keep its promises."""
+
+import reprlib
+from typing import Final
+
+from splitwise.engine.errors import ModelError
+
+REFUSED: Final = {
+    "model": "name it where vLLM's arguments are not",
+    "kv_transfer_config": "the cache is moved by Splitwise's own connector",
+    "kv_offloading_size": "it would put another connector in the place of Splitwise's",
+    "logits_processors": "draws are made by Splitwise's own",
+    "scheduling_policy": "requests have priorities",
+    "async_scheduling": "what a step says is heard before the next one",
+    "speculative_config": "a machine of Splitwise says one token at a time",
+    "pipeline_parallel_size": "layers of one cache on several ranks are not moved yet",
+    "decode_context_parallel_size": "tokens of one block on several ranks are not moved yet",
+    "prefill_context_parallel_size": "tokens of one block on several ranks are not moved yet",
+    "data_parallel_size": "start more machines instead",
+    "disable_hybrid_kv_cache_manager": "blocks of several kinds are not moved yet",
+    "enable_lora": "a request cannot name an adapter yet",
+}
+"""By vLLM's names, and why."""
+
+
+def refuse(given: object, usual: object) -> None:
+    """Compare what vLLM has read with what it would have read without the user's arguments: so it
+    does not matter how an argument was spelled, or whether a file of vLLM's names it.
+
+    Raises:
+        ModelError: one is set that is not to be.
+    """
+    for name, reason in REFUSED.items():
+        value = getattr(given, name, None)  # an older or newer vLLM need not have all of them
+        if value != getattr(usual, name, None):
+            flag = "--" + name.replace("_", "-")
+            raise ModelError(
+                f"--vllm-args: {flag} is {reprlib.repr(value)}: {reason}; leave it out"
+            )
