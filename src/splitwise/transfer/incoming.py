@@ -49,7 +49,7 @@ class SenderLink:
         return self.transfers.get(number)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Incoming:
     """Expected, then granted over a link; gone with its one event."""
 

@@ -55,14 +55,12 @@ class _Transfers:
         self._transfer_of: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def add(self, transfer_id: str, ranks: Mapping[str, int], parts: int) -> None:
-        """Enter a transfer of so many ``parts``; ``ranks`` is who has those of this end, by id.
+    def add(self, transfer_id: str, ranks: Mapping[str, int]) -> None:
+        """Enter a transfer; ``ranks`` is who has its parts of this end, by id.
 
         Raises:
             ValueError: the id is in use.
         """
-        if parts == 1 and transfer_id not in self.by_id:
-            return
         with self._lock:
             if transfer_id in self.by_id:
                 raise ValueError(f"transfer_id {transfer_id!r} is in use: take a new one a try")
@@ -140,6 +138,9 @@ class MachineSender:
     ) -> None:
         """As ``KVSender.begin``, to the ranks of a machine."""
         parts = parts_of(self._all_heads, self._count, len(target))
+        if len(parts) == 1 and transfer_id not in self._transfers.by_id:
+            self._ranks[0].begin(transfer_id, target[0], blocks, all_ready, table_blocks)
+            return
         ids = {
             part_id(transfer_id, part, len(parts)): part
             for part in parts
@@ -148,8 +149,7 @@ class MachineSender:
         if not ids:  # other ranks that hold the same heads send them
             self._on_event(Sent(transfer_id, _NOTHING))
             return
-        ranks = {id_: part.source for id_, part in ids.items()}
-        self._transfers.add(transfer_id, ranks, len(parts))
+        self._transfers.add(transfer_id, {id_: part.source for id_, part in ids.items()})
         try:
             for id_, part in ids.items():
                 self._ranks[part.source].begin(
@@ -231,13 +231,15 @@ class MachineReceiver:
     ) -> None:
         """As ``KVReceiver.expect``, from a machine of so many ranks."""
         parts = parts_of(self._all_heads, source_ranks, self._count)
+        if len(parts) == 1 and transfer_id not in self._transfers.by_id:
+            self._ranks[0].expect(transfer_id, source_id, blocks, skipped)
+            return
         ids = {
             part_id(transfer_id, part, len(parts)): part
             for part in parts
             if part.target in self._ranks
         }
-        ranks = {id_: part.target for id_, part in ids.items()}
-        self._transfers.add(transfer_id, ranks, len(parts))
+        self._transfers.add(transfer_id, {id_: part.target for id_, part in ids.items()})
         try:
             for id_, part in ids.items():
                 sender_id = rank_id(source_id, part.source, source_ranks)

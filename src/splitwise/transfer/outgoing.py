@@ -77,7 +77,7 @@ class Due:
     fence: Fence
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Outgoing:
     """From ``begin`` to its one event. Others write to ``mailbox``; its own task does the rest."""
 
