@@ -1,6 +1,9 @@
-"""Which of vLLM's arguments are refused, by what vLLM's own parser makes of them."""
+"""Which of vLLM's arguments and models are refused, by what vLLM itself makes of them."""
+
+from pathlib import Path
 
 import pytest
+from transformers import BartConfig, BertConfig, PretrainedConfig
 
 from splitwise.engine.errors import ModelError
 from splitwise.engine.model_files import ModelFolder
@@ -61,3 +64,28 @@ def test_what_a_file_of_vllms_names_is_refused_too(
 )
 def test_everything_else_is_passed_on(arguments: str, model_folder: ModelFolder) -> None:
     read(model_folder, arguments)
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture", "kind"),
+    [
+        (BertConfig(hidden_size=64, num_attention_heads=2), "BertModel", "pooling"),
+        (BartConfig(d_model=64), "BartForConditionalGeneration", "encoder-decoder"),
+    ],
+    ids=["embeddings", "encoder-decoder"],
+)
+def test_a_model_that_does_not_go_on_with_a_text_is_refused(
+    config: PretrainedConfig,
+    architecture: str,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from splitwise.engine.vllm.core import VllmCore
+
+    # This process starts others' workers, which are to have variables of their own.
+    monkeypatch.setattr("splitwise.engine.vllm.core._set_environment", lambda _: None)
+    config.architectures = [architecture]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"model 'other': it is {architecture}, .* for {kind},"):
+        VllmCore(ModelFolder(tmp_path, "other"), VllmSettings("cpu"))

@@ -16,7 +16,7 @@ from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
 from splitwise.engine.vllm.gpus import gpus_a_machine
 from splitwise.engine.vllm.ranks import Ranks
-from splitwise.engine.vllm.refused import refuse
+from splitwise.engine.vllm.refused import refuse_arguments, refuse_model
 from splitwise.engine.vllm.settings import VllmSettings
 from splitwise.transfer.layout import CacheLayout
 
@@ -43,6 +43,7 @@ class VllmCore:
 
         try:
             config = _engine_args(folder, settings).create_engine_config()
+            refuse_model(config)
             self._core = EngineCore(config, Executor.get_class(config), log_stats=True)
         except ModelError as error:
             raise ModelError(f"model {folder.name!r}: {error}") from error
@@ -193,7 +194,7 @@ def _engine_args(folder: ModelFolder, settings: VllmSettings) -> "EngineArgs":
     )
     usual = EngineArgs.from_cli_args(parser.parse_args([]))
     arguments = EngineArgs.from_cli_args(_parse(parser, settings.engine_arguments()))
-    refuse(arguments, usual)
+    refuse_arguments(arguments, usual)
     arguments.logits_processors = ["splitwise.engine.vllm.draws:Draws"]
     arguments.kv_transfer_config = KVTransferConfig(
         kv_connector=NAME,

@@ -1,9 +1,12 @@
-"""Arguments of vLLM that a machine sets itself, or with which it could not keep its promises."""
+"""Arguments and models that vLLM would take, but with which a machine cannot keep its promises."""
 
 import reprlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from splitwise.engine.errors import ModelError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
 REFUSED: Final = {
     "model": "name it where vLLM's arguments are not",
@@ -23,7 +26,7 @@ REFUSED: Final = {
 """By vLLM's names, and why."""
 
 
-def refuse(given: object, usual: object) -> None:
+def refuse_arguments(given: object, usual: object) -> None:
     """Compare what vLLM has read with what it would have read without the user's arguments: so it
     does not matter how an argument was spelled, or whether a file of vLLM's names it.
 
@@ -37,3 +40,17 @@ def refuse(given: object, usual: object) -> None:
             raise ModelError(
                 f"--vllm-args: {flag} is {reprlib.repr(value)}: {reason}; leave it out"
             )
+
+
+def refuse_model(config: "VllmConfig") -> None:
+    """
+    Raises:
+        ModelError: the model does not go on with a text.
+    """
+    model = config.model_config
+    if model.runner_type != "generate" or model.is_encoder_decoder:
+        kind = "encoder-decoder" if model.is_encoder_decoder else model.runner_type
+        raise ModelError(
+            f"it is {', '.join(model.architectures)}, a model for {kind}, and only decoder-only "
+            "models that go on with a text are served: serve it with plain vLLM"
+        )
