@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 from command_process import ready_server
 from plain_vllm import TOKENS
+from token_client import complete
 
 from splitwise.engine.model_files import DEFAULT_MODEL, resolve_model
 
@@ -59,17 +61,8 @@ def expected(prompts: list[list[int]]) -> list[list[int]]:
 
 def answers(url: str, prompts: Sequence[list[int]], at_once: int) -> list[list[int]]:
     with httpx.Client(base_url=url, timeout=600) as client, ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda prompt: complete(client, prompt), prompts))
-
-
-def complete(client: httpx.Client, prompt: list[int]) -> list[int]:
-    body = {"model": DEFAULT_MODEL, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
-    asked = client.post(
-        "/v1/completions", json=body | {"ignore_eos": True, "return_token_ids": True}
-    )
-    assert asked.status_code == 200, asked.text
-    tokens: list[int] = asked.json()["choices"][0]["token_ids"]
-    return tokens
+        ask = partial(complete, client, DEFAULT_MODEL, tokens=TOKENS)
+        return list(pool.map(ask, prompts))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,48 +1,35 @@
 """Machines of several tensor-parallel ranks, as many at either end or not, each rank a process."""
 
 import random
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from command_process import CommandProcess
 from test_rejoin import free_port
-
-from splitwise.engine.model_files import DEFAULT_MODEL, resolve_model
+from tiny_models import tiny_config
+from token_client import complete, generate, random_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
+NAME = "four-heads"
 TOKENS = 6
+CONTEXT = {"max_position_embeddings": 2048}
 KEY = "a key"
 LENGTHS = (1, 40, 128, 300, 500)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """Random weights, large enough that its answers differ, and heads for up to four ranks."""
-    torch = pytest.importorskip("torch")
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("ranks") / "four-heads"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
+    folder = tmp_path_factory.mktemp("ranks") / NAME
+    sizes = {"vocab_size": 49152, "hidden_size": 256, "num_attention_heads": 8, "head_dim": 32}
+    return folder, random_model(
+        folder, tiny_config("llama", {**sizes, "num_key_value_heads": 4, **CONTEXT})
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(resolve_model(DEFAULT_MODEL).path / name, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +39,8 @@ def prompts() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def expected(model: Path, prompts: list[list[int]]) -> list[list[int]]:
-    """By transformers."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    network = AutoModelForCausalLM.from_pretrained(model)
-    answers = []
-    for prompt in prompts:
-        output = network.generate(
-            torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False, eos_token_id=None
-        )
-        answers.append(output[0, len(prompt) :].tolist())
-    return answers
+def expected(model: tuple[Path, Any], prompts: list[list[int]]) -> list[list[int]]:
+    return [generate(model[1], prompt, TOKENS) for prompt in prompts]
 
 
 @contextmanager
@@ -94,20 +70,15 @@ def cluster(model: Path, ranks: dict[str, int]) -> Iterator[str]:
 
 @pytest.mark.parametrize(("sources", "targets"), [(2, 1), (1, 2), (2, 2)])
 def test_a_rank_sends_its_heads_to_the_ranks_that_own_them(
-    sources: int, targets: int, model: Path, prompts: list[list[int]], expected: list[list[int]]
+    sources: int,
+    targets: int,
+    model: tuple[Path, Any],
+    prompts: list[list[int]],
+    expected: list[list[int]],
 ) -> None:
     ranks = {"prompt": sources, "token": targets}
-    with cluster(model, ranks) as url, httpx.Client(base_url=url, timeout=300) as client:
-        assert [complete(client, prompt) for prompt in prompts] == expected, "cold"
-        assert [complete(client, prompt) for prompt in prompts] == expected, "warm"
+    with cluster(model[0], ranks) as url, httpx.Client(base_url=url, timeout=300) as client:
+        assert [complete(client, NAME, prompt, TOKENS) for prompt in prompts] == expected, "cold"
+        assert [complete(client, NAME, prompt, TOKENS) for prompt in prompts] == expected, "warm"
         text = client.get("/metrics").text
-        assert 'splitwise:kv_transfer_failures_total{model_name="four-heads"} 0.0' in text
-
-
-def complete(client: httpx.Client, prompt: list[int]) -> list[int]:
-    body = {"model": "four-heads", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
-    body |= {"ignore_eos": True, "return_token_ids": True}
-    asked = client.post("/v1/completions", json=body)
-    assert asked.status_code == 200, asked.text
-    tokens: list[int] = asked.json()["choices"][0]["token_ids"]
-    return tokens
+        assert f'splitwise:kv_transfer_failures_total{{model_name="{NAME}"}} 0.0' in text
