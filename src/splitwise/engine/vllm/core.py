@@ -151,11 +151,11 @@ class VllmCore:
 
 
 def _set_environment(settings: VllmSettings) -> None:
-    """What vLLM reads from there, before it is imported. What the user has set stays."""
-    for name, value in (
+    """What vLLM reads from there, before it is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # our draws are not made in the other one
+    for name, value in (  # what the user has set stays
         ("VLLM_NO_USAGE_STATS", "1"),
-        ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
-        ("VLLM_USE_V2_MODEL_RUNNER", "0"),  # its logits processors are others
         ("VLLM_CPU_OMP_THREADS_BIND", _cores_of_ranks(settings)),
         ("OMP_NUM_THREADS", str(settings.threads)),
     ):
