@@ -126,7 +126,12 @@ class LocalMachine(MachineEnds):
 
 
 def ends_of_one_rank(
-    memory: CacheMemory, layout: CacheLayout, name: str, key: str, on_event: Callable[[Any], None]
+    memory: CacheMemory,
+    layout: CacheLayout,
+    name: str,
+    key: str,
+    on_event: Callable[[Any], None],
+    checksum: bool = False,
 ) -> tuple[MachineReceiver, MachineSender]:
     """The ends of a machine that is one rank."""
 
@@ -134,7 +139,7 @@ def ends_of_one_rank(
         return KVReceiver(memory, layout, rank_id, key, report)
 
     def sender(rank_id: str, _: int, report: OnSenderEvent) -> KVSender:
-        return KVSender(memory, layout, rank_id, key, report)
+        return KVSender(memory, layout, rank_id, key, report, checksum=checksum)
 
     heads = layout.all_heads
     return (

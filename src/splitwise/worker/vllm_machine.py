@@ -23,13 +23,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from splitwise.engine.sampling import Sample
-from splitwise.engine.vllm.core import VllmCore
+from splitwise.engine.vllm.core import NO_TOKEN_YET, VllmCore
 from splitwise.protocol.generation import FinishReason
 from splitwise.protocol.messages import (
     Cancel,
@@ -88,6 +89,8 @@ class VllmMachine(MachineRunner):
         self._arrivals = 0
         self._steps = 0
         self._preemptions = 0
+        self._is_broken = False
+        """A step has failed: no other is to be tried."""
         self._leaving: set[int] = set()
         """Tasks that had ended but for their transfer at the last status."""
         of_rank = partial(open_ends, msgspec.structs.replace(options, policy=DEFAULT))
@@ -130,8 +133,9 @@ class VllmMachine(MachineRunner):
 
     async def close(self) -> None:
         self._core.ranks.close()
-        while self._core.has_requests:  # each transfer has its word now: vLLM is to hear them
-            self._core.step()
+        while self._core.has_requests and not self._is_broken:
+            self._core.step()  # each transfer has its word now: vLLM is to hear them
+        self._core.forget_aborts()  # another session may have tasks of the same numbers
         self._side.clear()
 
     # vLLM's thread.
@@ -178,6 +182,7 @@ class VllmMachine(MachineRunner):
             outputs, computed = self._core.step()
         except Exception as error:
             log.exception("a step of vLLM's failed")
+            self._is_broken = True
             self._fail_all(f"engine failed: {type(error).__name__}: {error}")
             raise EngineFailed(f"vLLM failed ({error}); this worker ends: start it again") from None
         self._steps += computed
@@ -186,36 +191,44 @@ class VllmMachine(MachineRunner):
         return computed or has_news
 
     def _drop_all(self) -> None:
-        """Have vLLM drop every task, and wait until the transfers have let go of their blocks."""
+        """Have vLLM drop every task, and wait until the transfers have let go of their blocks. What
+        still comes in is not looked at."""
+        if self._is_broken:
+            return
         self._core.abort(list(self._tasks))
+        for request_id in self._tasks:
+            self._side.stop(request_id)
         give_up_s = time.monotonic() + RELEASE_LIMIT_S
         while self._core.has_requests and time.monotonic() < give_up_s:
             self._core.step()
             if not self._side.has_orders:
-                self._drain(IDLE_S)
+                with suppress(queue.Empty):
+                    self._inbox.get(timeout=IDLE_S)
 
     # Commands.
 
     def _handle(self, command: Command) -> None:
         match command:
             case RunPrompt(spec=spec, target=target):
-                if self._is_fit(spec, len(target or [None])):
+                if self._is_fit(spec, len(target or [None]), next_tokens=not target):
                     task = self._admit(Task(spec, TaskState.QUEUED, self._arrivals, target=target))
                     self._prompts.append(task)
             case Expect(spec=spec, source_id=source_id, source_ranks=ranks):
-                if self._is_fit(spec, ranks):
+                if self._is_fit(spec, ranks, next_tokens=1):
                     task = self._admit(Task(spec, TaskState.EXPECTED, self._arrivals))
                     tokens = len(spec.history)
                     self._side.will_pull(task.transfer_id, source_id, ranks, tokens)
-                    self._enter(task, spec.max_history_tokens - tokens - 1)
+                    self._enter(task, spec.max_history_tokens - tokens - 1, NO_TOKEN_YET)
             case Cancel(task=task_id):
                 self._drop_if_here(str(task_id))
 
-    def _is_fit(self, spec: TaskSpec, other_ranks: int) -> bool:
-        """Whether the task can run; if not, the cluster scheduler is told."""
+    def _is_fit(self, spec: TaskSpec, other_ranks: int, next_tokens: int) -> bool:
+        """Whether the task can run, with so many tokens here after its history; if not, the cluster
+        scheduler is told. What does not fit vLLM would let wait for ever."""
         reason = unfit_reason(spec, other_ranks, self._core.model, self._core.layout)
-        if self._core.layout.blocks_for(len(spec.history)) > self._core.total_blocks:
-            reason = f"{len(spec.history)} tokens in a cache of {self._core.total_blocks} blocks"
+        tokens = len(spec.history) + next_tokens
+        if self._core.layout.blocks_for(tokens) > self._core.total_blocks:
+            reason = f"{tokens} tokens in a cache of {self._core.total_blocks} blocks"
         if str(spec.task) in self._tasks:
             reason = "a task of that number is here already"
         if reason is None:
@@ -245,11 +258,12 @@ class VllmMachine(MachineRunner):
                 self._side.will_push(task.transfer_id, task.target, tokens, most)
             self._enter(task, 1 if task.target else spec.max_history_tokens - tokens)
 
-    def _enter(self, task: Task, most_new_tokens: int) -> None:
+    def _enter(self, task: Task, most_new_tokens: int, *then: int) -> None:
+        """Give vLLM a task, whose tokens are its history and ``then``."""
         spec = task.spec
         self._core.add(
             task.transfer_id,
-            task.history,
+            [*task.history, *then],
             spec.prompt_tokens,
             max(1, most_new_tokens),
             spec.sampling,
@@ -263,6 +277,7 @@ class VllmMachine(MachineRunner):
         if task.state is TaskState.QUEUED:
             self._prompts.remove(task)
         self._core.abort([task.transfer_id])
+        self._side.stop(task.transfer_id)
         if self._side.is_moving(task.transfer_id):
             task.state = TaskState.RELEASING
         else:

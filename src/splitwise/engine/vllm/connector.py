@@ -92,7 +92,8 @@ class SplitwiseConnector(KVConnectorBase_V1):
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)
         assert isinstance(connector_metadata, StepOrders)
-        self._let_go |= connector_metadata.finishes.keys() | connector_metadata.stops
+        orders = connector_metadata
+        self._let_go |= orders.finishes.keys() | (orders.stops - orders.preempted)
         self.rank_side.bind(connector_metadata)
 
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:

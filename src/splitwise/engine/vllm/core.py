@@ -6,8 +6,10 @@ that steps the core is the one that owns its scheduler.
 
 import argparse
 import os
+import queue
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from splitwise.engine.base import ModelInfo
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from splitwise.engine.vllm.scheduler_side import SchedulerSide
 
 MOST_LOGPROBS = 1000
+NO_TOKEN_YET = 0
+"""Stands in a request for the first token, which comes with its cache."""
 
 
 class VllmCore:
@@ -119,6 +123,12 @@ class VllmCore:
     def note_abort(self, request_id: str) -> None:
         """Any thread: drop it at the end of the step that runs, too."""
         self._core.aborts_queue.put_nowait([request_id])
+
+    def forget_aborts(self) -> None:
+        """What was noted of requests that are gone."""
+        with suppress(queue.Empty):
+            while True:
+                self._core.aborts_queue.get_nowait()
 
     def step(self) -> "tuple[Sequence[EngineCoreOutput], bool]":
         """Schedule and compute one step; what came of it, and whether anything was computed."""

@@ -107,9 +107,10 @@ class RankSide:
         for request_id in orders.preempted:
             self._sender.cancel(request_id)
         for request_id in orders.preempted:
-            stopped = self._stopping.pop(request_id)
+            stopped = self._stopping[request_id]
             if request_id in self._under_way and not stopped.wait(STOP_LIMIT_S):
                 raise TimeoutError(f"transfer {request_id} does not stop")
+            del self._stopping[request_id]
 
     def bind(self, orders: StepOrders) -> None:
         """What is to be done before the step computes."""

@@ -50,7 +50,11 @@ class Push:
 
 @dataclass
 class Pull:
-    """A cache that comes from machine ``source_id``."""
+    """A cache that comes from machine ``source_id``, and the first token with it.
+
+    The request has that token from the start, as ``core.NO_TOKEN_YET``: so vLLM gives it room for
+    that when it gives it blocks. Requests that had to find a block for it later could wait for each
+    other's for ever."""
 
     source_id: str
     source_ranks: int
@@ -102,6 +106,13 @@ class SchedulerSide:
         push = self._pushes.get(request_id)
         return len(push.table) if push is not None else 0
 
+    def stop(self, request_id: str) -> None:
+        """Its cache is not to go out any more. vLLM does not say so of a request that it is done
+        with."""
+        push = self._pushes.get(request_id)
+        if push is not None and push.is_begun and not push.is_over:
+            self._orders.stops.add(request_id)
+
     def forget(self, request_id: str) -> None:
         """Nothing of it travels, or no more."""
         self._pushes.pop(request_id, None)
@@ -129,7 +140,7 @@ class SchedulerSide:
         pull = self._pulls.get(request.request_id)
         if pull is None:
             return 0, False
-        return pull.tokens - computed_tokens, True
+        return pull.tokens + 1 - computed_tokens, True
 
     def allocated(self, request: "Request", table: list[int], coming_tokens: int) -> None:
         """A request has blocks, ``table``, for all its tokens; so many are to come."""
@@ -137,7 +148,7 @@ class SchedulerSide:
         if pull is None or not coming_tokens or pull.request is not None:
             return
         pull.request = request
-        skipped = (pull.tokens - coming_tokens) // self._block_tokens
+        skipped = (pull.tokens + 1 - coming_tokens) // self._block_tokens
         blocks = table[skipped : self._blocks_for(pull.tokens)]
         self._lend(blocks)
         self._orders.expects.append(
@@ -291,7 +302,7 @@ class SchedulerSide:
         return push.generations == [self._generations.get(block, 0) for block in push.table]
 
     def _take_first_token(self, request: "Request", event: Arrived) -> ReceiverEvent:
-        """Put the first token into the request, which then only has that to run."""
+        """Put the first token into its place in the request, which then only has that to run."""
         try:
             token = msgspec.msgpack.decode(event.payload, type=int)
         except msgspec.MsgspecError:
@@ -299,9 +310,8 @@ class SchedulerSide:
         if not 0 <= token < self._vocab_size:
             return Failed(event.transfer_id, f"its first token came as {event.payload[:40]!r}")
         assert request.prompt_token_ids is not None
-        request.prompt_token_ids.append(token)
-        request._all_token_ids.append(token)
-        request.num_prompt_tokens += 1
+        request.prompt_token_ids[-1] = request._all_token_ids[-1] = token
+        request.block_hashes.clear()  # the last may have been made with what stood in its place
         request.update_block_hashes()
         self.first_tokens[request.request_id] = token
         return event
