@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -14,8 +15,12 @@ REQUEST_LIMIT_S = 600.0
 class Timing:
     """When the tokens of one request came, in seconds after it was sent."""
 
+    start_s: float = 0.0
+    """When it was sent, on ``time.perf_counter``."""
     token_s: list[float] = field(default_factory=list)
     end_s: float = 0.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the answer."""
 
     @property
     def ttft_s(self) -> float:
@@ -47,11 +52,12 @@ async def stream_completion(
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
-    timing = Timing()
     start = time.perf_counter()
+    timing = Timing(start)
     async with client.stream("POST", f"{base_url}/v1/completions", json=body) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code}: {(await response.aread()).decode()}")
+        timing.headers = response.headers
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue

@@ -15,15 +15,18 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile")
 _PACKAGES = ("torch", "transformers", "numba", "numpy")
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu", more_packages: Sequence[str] = ()) -> dict[str, Any]:
     """Date, machine and versions, for the record of a run."""
     record: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_line("model name"),
         "cpu_flags": [flag for flag in _FLAGS if flag in _cpu_line("flags").split()],
         "cores_allowed": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {
+            name: importlib.metadata.version(name) for name in (*_PACKAGES, *more_packages)
+        },
     }
     if device.startswith("cuda"):
         import torch
