@@ -15,15 +15,10 @@ The life of a task here (states: ``TaskState``), all on the thread that steps vL
 A step that fails ends the machine: what vLLM has in its hands then cannot be trusted.
 """
 
-import asyncio
 import logging
-import os
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +46,7 @@ from splitwise.transfer.events import ReceiverEvent, SenderEvent
 from splitwise.worker.ends import open_ends
 from splitwise.worker.fitness import unfit_reason
 from splitwise.worker.options import WorkerOptions
+from splitwise.worker.own_thread import OwnThread
 from splitwise.worker.runner import Command, MachineFacts, MachineRunner, OpenRunner, Say
 from splitwise.worker.task import Task, TaskState
 from splitwise.worker.trial import EngineFailed
@@ -81,9 +77,7 @@ class VllmMachine(MachineRunner):
         self._side = core.scheduler_side
         self._side.one_piece_below_tokens = options.limits.one_piece_below_tokens
         self._say = say
-        self._cores = options.cores
-        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._stopping = threading.Event()
+        self._thread: OwnThread[Command] = OwnThread(options.cores)
         self._tasks: dict[str, Task] = {}
         self._prompts: deque[Task] = deque()
         self._arrivals = 0
@@ -94,22 +88,16 @@ class VllmMachine(MachineRunner):
         self._leaving: set[int] = set()
         """Tasks that had ended but for their transfer at the last status."""
         of_rank = partial(open_ends, msgspec.structs.replace(options, policy=DEFAULT))
-        addresses = core.ranks.open(of_rank, partial(self._inbox.put, None))
+        addresses = core.ranks.open(of_rank, self._thread.wake)
         self.facts = MachineFacts(core.model, core.layout, addresses, core.max_decodes)
 
     async def run(self) -> None:
-        thread = asyncio.get_running_loop().run_in_executor(None, self._iterate)
-        try:
-            await asyncio.shield(thread)
-        finally:
-            self._stopping.set()
-            self._inbox.put(None)
-            await thread
+        await self._thread.run(self._iterate)
 
     def take(self, command: Command) -> None:
         if isinstance(command, Cancel):
             self._core.note_abort(str(command.task))
-        self._inbox.put(command)
+        self._thread.put(command)
 
     def status(self) -> MachineStatus:
         leaving = {
@@ -141,11 +129,9 @@ class VllmMachine(MachineRunner):
     # vLLM's thread.
 
     def _iterate(self) -> None:
-        if self._cores:
-            os.sched_setaffinity(0, self._cores)
         try:
-            while not self._stopping.is_set():
-                self._drain(self._patience_s(gets_on=self._step()))
+            while not self._thread.is_stopping:
+                self._thread.take_in(self._handle, self._patience_s(gets_on=self._step()))
         finally:
             self._drop_all()
 
@@ -157,17 +143,6 @@ class VllmMachine(MachineRunner):
         if not self._core.has_requests:
             return None
         return IDLE_S if self._core.ranks.can_wake else ASK_S
-
-    def _drain(self, patience_s: float | None) -> None:
-        """Take in all commands; wait so long for the first (None: until one comes)."""
-        try:
-            command = self._inbox.get(patience_s != 0.0, patience_s)
-            while True:
-                if command is not None:
-                    self._handle(command)
-                command = self._inbox.get(block=False)
-        except queue.Empty:
-            return
 
     def _step(self) -> bool:
         """Let vLLM do a step; whether anything was computed, or can be now that a cache has come.
@@ -202,8 +177,7 @@ class VllmMachine(MachineRunner):
         while self._core.has_requests and time.monotonic() < give_up_s:
             self._core.step()
             if not self._side.has_orders:
-                with suppress(queue.Empty):
-                    self._inbox.get(timeout=IDLE_S)
+                self._thread.take_in(lambda _: None, IDLE_S)
 
     # Commands.
 
