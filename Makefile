@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 
-.PHONY: serve test lint check-slow check-gpu check-ray check-nixl check-vllm fuzz chaos benchmarks \
-	clean
+.PHONY: serve test lint check-slow check-gpu check-ray check-nixl check-vllm fuzz chaos chaos-vllm \
+	benchmarks clean
 
 # `make serve ARGS="--prompt 2 --token 1"` passes arguments on.
 serve: $(VENV)/.installed
@@ -34,6 +34,10 @@ check-gpu: $(VENV)/.installed
 # Workers killed, frozen, cut off and failing while clients stream: what is lost? About ten minutes.
 chaos: $(VENV)/.installed
 	$(BIN)/python benchmarks/chaos.py
+
+# The same over vLLM, with 200 requests.
+chaos-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python benchmarks/chaos.py --only vllm
 
 # What needs Ray, an extra that the other targets do without: they skip these tests.
 check-ray: $(VENV)/.installed

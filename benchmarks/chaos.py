@@ -7,7 +7,8 @@ block of every cache must be free. Exit code 1 where that does not hold.
     python benchmarks/chaos.py [--only null real] [--requests N] [--every-s S] [--launcher ray]
 
 ``null``: 16 workers without a model, whose every token is known beforehand. ``real``: 4 workers of
-the default model; what they say undisturbed is taken from one machine first. A prompt and a
+the default model; what they say undisturbed is taken from one machine first. ``vllm``, only where
+it is asked for: the same over vLLM, which must be installed. A prompt and a
 token machine are the gateway's own. Requests have seeds or are greedy, and some are too long for
 one piece. Workers log to a file that is named. With ``--launcher ray`` a Ray cluster of this host
 starts the workers; they are killed, with or without their actors, frozen, or made to fail.
@@ -55,8 +56,8 @@ class Case:
     requests: int
     clients: int
     every_s: float
-    """Between two harms. A worker of the model takes 5 s of a core to start: with a harm every two
-    seconds these two cores would do little else."""
+    """Between two harms. A worker of the model takes 5 s of a core to start, and 15 s with vLLM:
+    with a harm every two seconds these two cores would do little else."""
     longest_harm_s: float
     prompts: int
     """Different ones; each is sent again and again."""
@@ -78,6 +79,24 @@ CASES = {
         token_ids=(4, 500),
         prompt_tokens=(4, 800),
         output_tokens=(1, 200),
+    ),
+    "vllm": Case(
+        pools={"prompt": 2, "token": 2},
+        arguments=[
+            "--engine=vllm",
+            "--dtype=float32",
+            "--kv-cache-gib=0.5",
+            "--vllm-args=--enforce-eager --max-model-len 2048 --max-num-batched-tokens 256",
+        ],
+        serve_arguments=["--max-wait-for-machine-s=300"],
+        requests=200,
+        clients=6,
+        every_s=15.0,
+        longest_harm_s=12.0,
+        prompts=20,
+        token_ids=(1000, 20000),
+        prompt_tokens=(16, 600),
+        output_tokens=(4, 100),
     ),
     "real": Case(
         pools={"prompt": 2, "token": 2},
@@ -256,7 +275,7 @@ def show(name: str, figures: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--only", nargs="+", choices=CASES, default=["null", "real"])
     parser.add_argument("--requests", type=int, help="instead of the case's own number")
     parser.add_argument("--every-s", type=float, help="between two harms, instead of the case's")
     parser.add_argument("--launcher", choices=("local", "ray"), default="local")

@@ -28,7 +28,7 @@ from chaos_workers import (
     start_remote_worker,
 )
 
-START_LIMIT_S = 300.0
+START_LIMIT_S = 600.0
 SECOND_DEATH_S = 3.0
 LAUNCHED_A_POOL = 1
 

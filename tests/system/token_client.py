@@ -23,8 +23,13 @@ def generate(network: Any, prompt: list[int], tokens: int) -> list[int]:
     """The same by transformers."""
     import torch
 
+    ids = torch.tensor([prompt])
     output = network.generate(
-        torch.tensor([prompt]), max_new_tokens=tokens, do_sample=False, eos_token_id=None
+        ids,
+        attention_mask=torch.ones_like(ids),  # else tokens like its padding are passed over
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=None,
     )
     answer: list[int] = output[0, len(prompt) :].tolist()
     return answer

@@ -4,6 +4,7 @@ The other machine is a cache without an engine: what it is sent it can send back
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +14,11 @@ from tiny_models import tiny_config
 from token_client import generate, random_model
 from vllm_rig import VOCABULARY, Peer, VllmRig, random_prompt, spec_of
 
+from splitwise.engine.faulty import Switch
 from splitwise.engine.model_files import ModelFolder
 from splitwise.engine.sampling import SamplingParams
-from splitwise.engine.vllm.core import VllmCore
+from splitwise.engine.vllm.core import NO_TOKEN_YET, VllmCore
+from splitwise.engine.vllm.faulty_core import FaultyCore
 from splitwise.engine.vllm.settings import VllmSettings
 from splitwise.protocol.generation import FinishReason
 from splitwise.protocol.messages import (
@@ -51,9 +54,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Any]:
 
 
 @pytest.fixture(scope="module")
-def core(small: tuple[ModelFolder, Any]) -> Iterator[VllmCore]:
+def fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what befalls vLLM may be written."""
+    return tmp_path_factory.mktemp("faults") / "us"
+
+
+@pytest.fixture(scope="module")
+def core(small: tuple[ModelFolder, Any], fault: Path) -> Iterator[VllmCore]:
     settings = VllmSettings("cpu", "float32", kv_cache_gib=0.1, arguments=ARGUMENTS)
-    core = VllmCore(small[0], settings)
+    core = FaultyCore(small[0], settings, Switch(fault))
     yield core
     core.close()
 
@@ -268,7 +277,9 @@ def test_full_of_prompts_that_fill_their_blocks(rig: VllmRig, peer: Peer) -> Non
     rig.turn_until(lambda: rig.is_idle)
 
 
-def test_all_but_the_first_token_is_here(rig: VllmRig, peer: Peer, reference: Any) -> None:
+def test_all_but_the_first_token_is_here(
+    core: VllmCore, rig: VllmRig, peer: Peer, reference: Any
+) -> None:
     """A prompt of whole blocks, and the next token ends a block that others begin with, too."""
     for tokens in (2 * BLOCK_TOKENS, 2 * BLOCK_TOKENS - 1):
         prompt = random_prompt(tokens, seed=tokens)
@@ -281,9 +292,12 @@ def test_all_but_the_first_token_is_here(rig: VllmRig, peer: Peer, reference: An
         has_all = tokens % BLOCK_TOKENS == 0
         assert (peer.event(Sent, rig).stats.bytes == 0) == has_all
         rig.turn_until(lambda: rig.is_idle)
-        others = [*prompt, expected[0], *random_prompt(20, 5)]
-        expected = generate(reference, others, 4)
-        assert rig.run(RunPrompt(spec_of(3, others, 4))) == expected
+        for task, then in ((3, expected[0]), (4, NO_TOKEN_YET)):
+            others = [*prompt, then, *random_prompt(20, 5)]
+            before = core.prefix_hits_tokens
+            assert rig.run(RunPrompt(spec_of(task, others, 4))) == generate(reference, others, 4)
+            is_whole = has_all or then == expected[0]
+            assert core.prefix_hits_tokens - before == BLOCK_TOKENS * (1 + is_whole)
         rig.said.clear()
 
 
@@ -419,6 +433,20 @@ def test_a_cancel_of_the_last_session_does_not_reach_a_task_of_this_one(core: Vl
     rig = VllmRig(core)
     assert len(rig.run(RunPrompt(spec_of(1, random_prompt(30, 2), 9)))) == 9
     rig.end()
+
+
+def test_a_fault_from_outside_is_a_step_that_fails(core: VllmCore, fault: Path) -> None:
+    rig = VllmRig(core)
+    rig.take(RunPrompt(spec_of(1, random_prompt(30, 1), 9)))
+    rig.turn()
+    fault.write_text("step")
+    with pytest.raises(EngineFailed, match="says step"):
+        rig.turn()
+    fault.unlink()
+    core.abort(["1"])
+    core.step()
+    rig.end()
+    assert core.free_blocks == core.total_blocks and not core.has_requests
 
 
 def test_a_step_that_fails_ends_the_machine_and_fails_every_task(

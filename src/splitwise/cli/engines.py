@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from splitwise.cli.worker_settings import USUAL_CACHE_GIB, WorkerSettings
@@ -80,11 +81,15 @@ def _run_vllm(
     told = vllm_settings(rank, settings, options)
     log.info("vLLM %s is starting, which may take minutes", version)
     os.environ.setdefault("VLLM_LOGGING_PREFIX", f"[{options.machine_id}] ")
+    from splitwise.engine.faulty import switch_of
     from splitwise.engine.vllm.core import VllmCore
+    from splitwise.engine.vllm.faulty_core import FaultyCore
     from splitwise.worker.vllm_machine import opens_vllm
     from splitwise.worker.worker import run_machine
 
-    with closing(VllmCore(folder, told)) as core:
+    switch = switch_of(options.machine_id)
+    new_core = VllmCore if switch is None else partial(FaultyCore, switch=switch)
+    with closing(new_core(folder, told)) as core:
         log.info("vLLM is ready")
         run_machine(opens_vllm(core, options), options)
 

@@ -8,6 +8,7 @@ iteration for the file ``FOLDER/MACHINE_ID``. While that is there, what it says 
 - ``hang``: the iteration does not go on until the file is gone.
 
 The file outlives the worker: one that is started again fails again until the file is removed.
+vLLM composes its steps itself: there ``step`` and ``hang`` happen, ``prompt`` does not.
 """
 
 import os
@@ -27,10 +28,34 @@ class InjectedFault(Exception):
     """What a failing iteration raises."""
 
 
-class FaultyEngine(Engine):
-    """``engine`` until the file ``switch`` is there."""
+class Switch:
+    """The file of one machine."""
 
-    def __init__(self, engine: Engine, switch: Path) -> None:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def strike(self, has_prompt: bool) -> None:
+        """An iteration begins: what the file says happens.
+
+        Raises:
+            InjectedFault: the iteration is to fail.
+        """
+        while (fault := self._fault()) == "hang":
+            time.sleep(_LOOK_S)
+        if fault == "step" or (fault == "prompt" and has_prompt):
+            raise InjectedFault(f"{self._file} says {fault}")
+
+    def _fault(self) -> str:
+        try:
+            return self._file.read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+
+class FaultyEngine(Engine):
+    """``engine`` until ``switch`` strikes."""
+
+    def __init__(self, engine: Engine, switch: Switch) -> None:
         self.model = engine.model
         self.layout = engine.layout
         self.memory = engine.memory
@@ -40,11 +65,7 @@ class FaultyEngine(Engine):
     def step(
         self, work: Sequence[Work], on_layer: LayerCallback | None = None
     ) -> list[Sample | None]:
-        while (fault := self._fault()) == "hang":
-            time.sleep(_LOOK_S)
-        has_prompt = any(entry.start == 0 for entry in work)
-        if fault == "step" or (fault == "prompt" and has_prompt):
-            raise InjectedFault(f"{self._switch} says {fault}")
+        self._switch.strike(any(entry.start == 0 for entry in work))
         return self._engine.step(work, on_layer)
 
     def synchronise(self) -> None:
@@ -53,14 +74,14 @@ class FaultyEngine(Engine):
     def close(self) -> None:
         self._engine.close()
 
-    def _fault(self) -> str:
-        try:
-            return self._switch.read_text().strip()
-        except FileNotFoundError:
-            return ""
+
+def switch_of(machine_id: str) -> Switch | None:
+    """The machine's, where the environment asks for faults."""
+    folder = os.environ.get(FAULTS_VARIABLE)
+    return Switch(Path(folder) / machine_id) if folder else None
 
 
 def with_faults(engine: Engine, machine_id: str) -> Engine:
     """The engine as it is, unless the environment asks for faults."""
-    folder = os.environ.get(FAULTS_VARIABLE)
-    return FaultyEngine(engine, Path(folder) / machine_id) if folder else engine
+    switch = switch_of(machine_id)
+    return engine if switch is None else FaultyEngine(engine, switch)
