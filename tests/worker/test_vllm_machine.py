@@ -410,7 +410,7 @@ def test_a_session_that_ends_with_tasks_in_every_state_leaves_nothing(
         rig.turn()
         rig.take(RunPrompt(spec_of(6, random_prompt(900, 6), 9, alone=True)))
         rig.take(Expect(spec_of(7, random_prompt(300, 7), 9), "peer"))
-        rig.machine._drain(0.0)
+        rig.take_in()
         assert len(rig.tokens(3)) == 1 and len(rig.tokens(4)) > 1
         rig.take(Expect(spec_of(8, random_prompt(300, 8), 9), "peer"))  # comes too late
         rig.take(RunPrompt(spec_of(9, random_prompt(300, 9), 9)))

@@ -63,10 +63,15 @@ class VllmRig:
         for command in commands:
             self.machine.take(command)
 
+    def take_in(self) -> None:
+        """All that has come."""
+        while not self.machine._thread._inbox.empty():
+            self.machine._thread.take_in(self.machine._handle, 0.0)
+
     def turn(self, times: int = 1) -> None:
         """Take in what has come, and let vLLM do a step."""
         for _ in range(times):
-            self.machine._drain(0.0)
+            self.take_in()
             self.machine._step()
 
     def turn_until(self, done: Callable[[], bool]) -> None:
@@ -84,7 +89,7 @@ class VllmRig:
 
     def end(self) -> None:
         """As a session does it."""
-        self.machine._stopping.set()
+        self.machine._thread._stopping.set()
         self.machine._iterate()
         asyncio.run(self.machine.close())
 
