@@ -89,7 +89,8 @@ class VllmMachine(MachineRunner):
         """Tasks that had ended but for their transfer at the last status."""
         of_rank = partial(open_ends, msgspec.structs.replace(options, policy=DEFAULT))
         addresses = core.ranks.open(of_rank, self._thread.wake)
-        self.facts = MachineFacts(core.model, core.layout, addresses, core.max_decodes)
+        usable = msgspec.structs.replace(core.layout, blocks=core.total_blocks)
+        self.facts = MachineFacts(core.model, usable, addresses, core.max_decodes)
 
     async def run(self) -> None:
         await self._thread.run(self._iterate)
