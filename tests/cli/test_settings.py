@@ -1,5 +1,6 @@
 """What ``serve`` is told of its workers, they are told: every field, however it was given."""
 
+import shlex
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -47,6 +48,8 @@ def changed(struct: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
     assert found
     if "policy" in found:  # no other words name one
         found["policy"] = st.sampled_from([name for name in SHIPPED if name != DEFAULT.source])
+    if "vllm_args" in found:  # the words of a command line
+        found["vllm_args"] = st.lists(WORDS, min_size=1).map(shlex.join)
     return st.fixed_dictionaries(found)
 
 

@@ -158,7 +158,7 @@ def test_fuzz_of_the_worker(rig: EngineRig, inputs: int, caplog: pytest.LogCaptu
     print(f"{attack.inputs} inputs, {attack.answers} tasks beside them; {before} -> {after}")
     assert attack.answers > inputs // 30 * 0.9
     for end in (rig.sender, rig.receiver):
-        assert not end._transfers.by_id and not any(rank._transfers for rank in end._ranks)
+        assert not end._transfers.by_id and not any(rank._transfers for rank in end._ranks.values())
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert after.rss_mib < before.rss_mib + GROWTH_MIB
 
