@@ -122,8 +122,7 @@ class VllmMachine(MachineRunner):
 
     async def close(self) -> None:
         self._core.ranks.close()
-        while self._core.has_requests and not self._is_broken:
-            self._core.step()  # each transfer has its word now: vLLM is to hear them
+        self._step_until_idle(0.0)  # each transfer has its word now: vLLM is to hear them
         self._core.forget_aborts()  # another session may have tasks of the same numbers
         self._side.clear()
 
@@ -174,11 +173,19 @@ class VllmMachine(MachineRunner):
         self._core.abort(list(self._tasks))
         for request_id in self._tasks:
             self._side.stop(request_id)
+        self._step_until_idle(IDLE_S)
+
+    def _step_until_idle(self, patience_s: float) -> None:
+        """Until vLLM has no request any more, or for too long; ``patience_s`` between steps without
+        orders."""
         give_up_s = time.monotonic() + RELEASE_LIMIT_S
-        while self._core.has_requests and time.monotonic() < give_up_s:
+        while self._core.has_requests and not self._is_broken:
+            if time.monotonic() > give_up_s:
+                log.warning("vLLM holds on to requests of a session that is over")
+                return
             self._core.step()
-            if not self._side.has_orders:
-                self._thread.take_in(lambda _: None, IDLE_S)
+            if patience_s and not self._side.has_orders:
+                self._thread.take_in(lambda _: None, patience_s)
 
     # Commands.
 
