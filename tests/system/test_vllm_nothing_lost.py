@@ -119,7 +119,7 @@ class Crowd:
 
     async def _bad(self, which: int, rng: random.Random) -> None:
         asked = self._asked[which]
-        field = rng.choice(["max_tokens", "temperature", "seed", "n", "stop", "logprobs"])
+        field = rng.choice(["max_tokens", "temperature", "n", "stop", "logprobs"])
         body = asked.body | {field: rng.choice([{}, [[]], -7])}
         if rng.random() < 0.2:
             body = {"model": DEFAULT_MODEL, "prompt": [10**7]}
