@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transfer_machines import Event, LocalMachine, Settings
@@ -59,6 +60,13 @@ class RemoteMachine:
     def kill(self, signal_number: int = signal.SIGKILL) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, signal_number)
+        if signal_number == signal.SIGSTOP:  # its threads run on until each is told
+            eventually(self._has_stopped)
+
+    def _has_stopped(self) -> bool:
+        threads = Path(f"/proc/{self.process.pid}/task").iterdir()
+        states = [(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads]
+        return set(states) == {"T"}
 
     def close(self) -> None:
         self.kill(signal.SIGCONT)
