@@ -18,18 +18,9 @@ def write(folder: Path, **content: Any) -> Path:
 
 
 def test_the_fields_that_count_are_read(tmp_path: Path) -> None:
-    folder = write(
-        tmp_path,
-        temperature=0.6,
-        top_k=20,
-        top_p=0.95,
-        min_p=0.05,
-        repetition_penalty=1.05,
-        max_new_tokens=77,
-        do_sample=False,
-        num_beams=4,
-        eos_token_id=[3],
-    )
+    read = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05}
+    others = {"do_sample": False, "num_beams": 4, "eos_token_id": [3]}
+    folder = write(tmp_path, **read, repetition_penalty=1.05, max_new_tokens=77, **others)
     expected = GenerationDefaults(0.6, 20, 0.95, 0.05, 1.05, 77)
     assert read_generation_defaults(folder) == expected
     assert read_generation_defaults(folder, "auto") == expected

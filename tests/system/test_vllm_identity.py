@@ -1,10 +1,6 @@
 """The same tokens from vLLM alone, one mixed machine, and 1 + 1 by every way that a cache goes."""
 
-import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from command_process import ready_server
-from plain_vllm import TOKENS
+from plain_vllm import TOKENS, answers_alone
 from token_client import complete
 
 from splitwise.engine.model_files import DEFAULT_MODEL, resolve_model
@@ -46,17 +42,7 @@ def prompts() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def expected(prompts: list[list[int]]) -> list[list[int]]:
-    model = resolve_model(DEFAULT_MODEL).path
-    program = Path(__file__).parent / "plain_vllm.py"
-    answers = subprocess.run(
-        [sys.executable, program, model],
-        input=json.dumps(prompts),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "2"},
-    ).stdout
-    return json.loads(answers)  # type: ignore[no-any-return]
+    return answers_alone(resolve_model(DEFAULT_MODEL).path, prompts, threads=2)
 
 
 def answers(url: str, prompts: Sequence[list[int]], at_once: int) -> list[list[int]]:

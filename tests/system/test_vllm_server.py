@@ -1,11 +1,9 @@
 """A server over vLLM as its clients see it: against vLLM alone, and against transformers."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +12,7 @@ import pytest
 import torch
 from command_process import CommandProcess, ready_server
 from openai.types import Completion
-from plain_vllm import TOKENS
+from plain_vllm import TOKENS, answers_alone
 from transformers import AutoTokenizer, PreTrainedModel
 
 from splitwise.engine.model_files import DEFAULT_MODEL, ModelFolder
@@ -74,15 +72,8 @@ def tokenizer(model_folder: ModelFolder) -> Any:
 @pytest.fixture(scope="module")
 def expected(model_folder: ModelFolder, tokenizer: Any) -> list[list[int]]:
     """What vLLM says alone, in a process of its own."""
-    answers = subprocess.run(
-        [sys.executable, Path(__file__).parent / "plain_vllm.py", model_folder.path],
-        input=json.dumps([tokenizer(text)["input_ids"] for text in TEXTS]),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
-    ).stdout
-    return json.loads(answers)  # type: ignore[no-any-return]
+    prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
+    return answers_alone(model_folder.path, prompts, threads=1)
 
 
 def complete(client: openai.OpenAI, prompt: Any, *, stream: bool = False, **options: Any) -> Any:

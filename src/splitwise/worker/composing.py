@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,24 +18,18 @@ from splitwise.worker.asking import Asking
 from splitwise.worker.task import Task
 
 
+@dataclass(eq=False)
 class Composing:
     """Of one machine, whose iterations have ``batch_requests`` requests and ``batch_tokens`` tokens
     at most; ``clock`` is the one that tasks came by."""
 
-    def __init__(
-        self,
-        asking: Asking,
-        batch_requests: int,
-        batch_tokens: int,
-        block_tokens: int,
-        clock: Callable[[], float],
-    ) -> None:
-        self._asking = asking
-        self._batch_requests = batch_requests
-        self._batch_tokens = batch_tokens
-        self._block_tokens = block_tokens
-        self._clock = clock
-        self._skips = 0
+    asking: Asking
+    batch_requests: int
+    batch_tokens: int
+    block_tokens: int
+    clock: Callable[[], float]
+    skips: int = 0
+    """Iterations in a row without prompts, though some waited."""
 
     def count(
         self,
@@ -48,20 +43,20 @@ class Composing:
         batch = NextBatch(
             number=first.spec.number,
             priority=first.spec.priority,
-            waited_s=self._clock() - first.came_s,
-            skips=self._skips,
+            waited_s=self.clock() - first.came_s,
+            skips=self.skips,
             decodes=len(running),
             decode_skips=max((task.skips for task in running), default=0),
-            free_tokens=max(free_blocks, 0) * self._block_tokens,
-            batch_requests=self._batch_requests,
-            batch_tokens=self._batch_tokens,
+            free_tokens=max(free_blocks, 0) * self.block_tokens,
+            batch_requests=self.batch_requests,
+            batch_tokens=self.batch_tokens,
         )
         tokens = np.array(prompt_tokens, np.int64)
         tokens.flags.writeable = False
         read = partial(read_count, prompts=len(tokens))
-        said = self._asking.ask("compose", read, batch.number, batch, tokens)
-        return prompts_to_start(said, batch.decodes, self._skips)
+        said = self.asking.ask("compose", read, batch.number, batch, tokens)
+        return prompts_to_start(said, batch.decodes, self.skips)
 
     def began(self, are_left_out: bool) -> None:
         """An iteration begins; ``are_left_out``: it has no prompts, though some wait."""
-        self._skips = self._skips + 1 if are_left_out else 0
+        self.skips = self.skips + 1 if are_left_out else 0

@@ -12,14 +12,9 @@ import openai
 import pytest
 from api_server import LIMITS, MODEL, Running, Serve
 
+BRIEF = dict.fromkeys(("header_timeout_s", "body_timeout_s", "send_timeout_s"), 0.5)
 TIGHT = msgspec.structs.replace(
-    LIMITS,
-    max_body_bytes=4096,
-    max_header_bytes=2048,
-    header_timeout_s=0.5,
-    body_timeout_s=0.5,
-    send_timeout_s=0.5,
-    max_connections=3,
+    LIMITS, max_body_bytes=4096, max_header_bytes=2048, max_connections=3, **BRIEF
 )
 GET = b"GET /version HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
