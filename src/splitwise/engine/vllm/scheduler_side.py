@@ -120,7 +120,8 @@ class SchedulerSide:
         self.first_tokens.pop(request_id, None)
 
     def clear(self) -> None:
-        """Forget all of them: a session has ended."""
+        """Forget all of them, and what was still to be ordered: a session has ended."""
+        self._orders = StepOrders()
         self._pushes.clear()
         self._pulls.clear()
         self.first_tokens.clear()
